@@ -1,0 +1,73 @@
+"""Which samples a run kept, shard by shard, and where their files are: what `write` asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from curate import columns, ledger, storage
+from curate.columns import Span
+from curate.compiled import Compiled
+from curate.flow import part_stem
+from curate.sample import UID
+from curate.write import Kept
+
+SHARED_UIDS = "state/shared_uids.npy"  # kept rows whose uid another kept row has too
+
+
+@dataclass(frozen=True)
+class LedgerCatalogue:
+    """The kept samples of a run; the same for every worker."""
+
+    plan: Compiled
+    after: str  # the last verdict
+    table: pl.DataFrame  # the pool's shards
+
+    @property
+    def shards(self) -> int:
+        """Number of input shards."""
+        return self.table.height
+
+    def kept(self, shard: int) -> Kept:
+        """The kept rows of one input shard, in row order."""
+        place = self.table.row(shard, named=True)
+        span = Span(place["block"], place["offset"], place["offset"] + place["rows"])
+        if not len(span):
+            return _nothing(place["url"])
+        work = self.plan.work
+        verdict = ledger.read_verdict(work, self.after, span)
+        rows = np.flatnonzero(ledger.alive(verdict))
+        download = self.plan.download()
+        names = ["key"] if download is None else ["key", f"{download.name}.part"]
+        frame = columns.load(work, self.plan.registries[-1], names, span)[rows]
+        tars, part = (place["url"],), np.zeros(len(rows), dtype=np.int64)
+        if download is not None:
+            part = frame[download.name].struct.field("part").to_numpy().astype(np.int64)
+            last = int(part.max(initial=0))
+            stems = (part_stem(work, download.name, shard, number) for number in range(last + 1))
+            tars = tuple(f"{stem}.tar" for stem in stems)
+        addresses = (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
+        return Kept(
+            uids=columns.uids(work, span)[rows],
+            copies=verdict["copies"].to_numpy()[rows],
+            first_copy=self._first_copies(addresses),
+            tars=tars,
+            part=part,
+            keys=frame["key"].to_list(),
+        )
+
+    def _first_copies(self, addresses: np.ndarray) -> np.ndarray:
+        shared = storage.read_array(storage.join(self.plan.work, SHARED_UIDS))
+        first = np.zeros(len(addresses), dtype=np.uint32)
+        if len(shared):
+            found = np.searchsorted(shared["address"], addresses).clip(max=len(shared) - 1)
+            there = shared["address"][found] == addresses
+            first[there] = shared["first"][found[there]]
+        return first
+
+
+def _nothing(url: str) -> Kept:
+    none = np.zeros(0, dtype=np.uint32)
+    return Kept(np.zeros(0, dtype=UID), none, none, (url,), none, [])

@@ -1,0 +1,209 @@
+"""The command line: parses and prints, decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from curate import __version__
+from curate.errors import CurateError
+
+app = typer.Typer(
+    name="curate",
+    help="Web-scale curation of image-text data: one YAML from URLs to a curated training set.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[str, typer.Argument(help="The pipeline file.")]
+Work = Annotated[str, typer.Argument(help="The work folder of a run, or its URL.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: steps.clip_score.top_fraction=0.2."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Only so many samples, the first by uid hash, elsewhere."),
+]
+
+
+def echo(text: str = "") -> None:
+    """Print for people."""
+    typer.echo(text)
+
+
+@app.command()
+def check(file: File, set_: Set = None, limit: Limit = None) -> None:
+    """Find everything that is wrong with a pipeline file, before any work."""
+    from curate.check import compile_pipeline
+    from curate.config import load
+
+    loaded = load(file, set_ or [], limit=limit)
+    plan = compile_pipeline(loaded)
+    echo(f"{file} is fine: {len(plan.steps)} steps, work folder {plan.work}")
+
+
+@app.command()
+def run(
+    file: File,
+    set_: Set = None,
+    limit: Limit = None,
+    recompute: Annotated[
+        list[str] | None, typer.Option(help="Throw away what a step made, and make it again.")
+    ] = None,
+    retry_failed: Annotated[
+        str | None,
+        typer.Option("--retry-failed", flag_value="retry", help="Fetch failed URLs again."),
+    ] = None,
+    steal: Annotated[
+        str | None,
+        typer.Option("--steal", flag_value="steal", help="Take the folder from a dead run."),
+    ] = None,
+) -> None:
+    """Run a pipeline, or finish one that was interrupted."""
+    from curate.config import load
+    from curate.display import Display, summary
+    from curate.pipeline import Options
+    from curate.pipeline import run as run_pipeline
+
+    loaded = load(file, set_ or [], limit=limit)
+    known = {step.name for step in loaded.config.steps}
+    for name in recompute or []:
+        if name not in known:
+            raise CurateError(
+                f"--recompute {name}: no step is named so; there are: {', '.join(sorted(known))}"
+            )
+    options = Options(
+        tuple(recompute or ()), "steal" if steal else "refuse", "retry" if retry_failed else "keep"
+    )
+    began = time.monotonic()
+    with Display(sys.stderr) as display:
+        outcome = run_pipeline(loaded, options, display.show)
+    elapsed = time.monotonic() - began
+    echo(summary(outcome.report, loaded.config.work))
+    if outcome.reused == "everything":
+        echo(f"Nothing to do: this very run was finished before ({elapsed:.1f} s to make sure).")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def plan(file: File, set_: Set = None, limit: Limit = None) -> None:
+    """Say what a run would do, reuse or compute again, and why."""
+    from curate.check import compile_pipeline
+    from curate.config import load
+    from curate.plan import describe
+    from curate.pool import pool_columns
+
+    loaded = load(file, set_ or [], limit=limit)
+    compiled = compile_pipeline(loaded, columns=pool_columns(loaded.config.work) or None)
+    for line in describe(compiled):
+        echo(line)
+
+
+@app.command()
+def status(work: Work) -> None:
+    """Say how far the run in a work folder is."""
+    from curate.display import status_lines
+
+    for line in status_lines(work):
+        echo(line)
+
+
+@app.command()
+def report(work: Work) -> None:
+    """Print the funnel of a finished run, and where its page is."""
+    from curate import storage
+    from curate.display import summary
+
+    url = storage.join(work, "report", "report.json")
+    if not storage.exists(url):
+        raise CurateError(f"{work} has no report: no run was finished there")
+    echo(summary(storage.read_json(url), work))
+
+
+@app.command()
+def clean(
+    file: File,
+    delete: Annotated[
+        str | None, typer.Option("--delete", flag_value="yes", help="Really delete.")
+    ] = None,
+) -> None:
+    """List what a work folder holds that its pipeline no longer uses; `--delete` removes it."""
+    from curate.clean import unused
+    from curate.config import load
+
+    found = unused(load(file).config)
+    for url, size in found:
+        echo(f"{size / 1e6:10.1f} MB  {url}")
+    if not found:
+        echo("Nothing is unused.")
+    elif delete:
+        from curate import storage
+
+        for url, _ in found:
+            storage.remove(url)
+        echo(f"Deleted {len(found)}.")
+    else:
+        echo("Add --delete to remove these.")
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[
+        str, typer.Option(help="Where to put the pictures, the run and its report.")
+    ] = "quickstart",
+) -> None:
+    """Curate a small drawn pool with known defects: no network, no GPU, about a minute."""
+    from curate.display import Display
+    from curate.quickstart.command import run_quickstart
+
+    with Display(sys.stderr) as display:
+        outcome, lines = run_quickstart(Path(folder), display.show)
+    for line in lines:
+        echo(line)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    echo(__version__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what the user can mend is printed without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str] | None) -> Literal[0, 1, 2, 3, 4] | int:
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+    except CurateError as error:
+        typer.echo(str(error), err=True)
+        return error.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return 130
+    except _usage_errors() as error:
+        error.show()
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def _usage_errors() -> tuple[type[Any], ...]:
+    """The parser's own errors: typer carries its parser inside, or uses click."""
+    modules = (sys.modules.get(name) for name in ("typer._click.exceptions", "click.exceptions"))
+    return tuple(module.ClickException for module in modules if module is not None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,458 @@
+"""A pipeline file: YAML -> Config; every problem at once, as `file:line: path: problem`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+import filters
+from curate import features, plugins
+from curate.download import Download
+from curate.errors import InvalidPipeline, Problem, StorageError
+from curate.features import Feature
+from curate.write import Write
+from curate.yaml_lines import Document, Path, dotted, parse
+from filters import Filter
+from filters.random_sample import RandomSample
+
+
+class Source(BaseModel):
+    """Where samples come from: URL lists or WebDataset shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("pool", pattern=r"^[A-Za-z0-9_-]+$", description="names the source")
+    urls: str | tuple[str, ...] | None = Field(
+        None,
+        description="parquet, csv, tsv or jsonl files of URLs and captions: paths, globs, braces",
+    )
+    shards: str | tuple[str, ...] | None = Field(
+        None, description="WebDataset tars, img2dataset's output too: paths, globs, braces"
+    )
+    columns: dict[str, str] = Field({}, description="{our name: their name} where detection fails")
+    rows_per_shard: int = Field(
+        10_000, ge=1, le=100_000, description="rows of one shard of a URL list"
+    )
+    order: Literal["shuffled", "as_listed"] = Field(
+        "shuffled",
+        description="rows of a URL file: shuffled by uid hash, so that no host is hammered",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Source:
+        if (self.urls is None) == (self.shards is None):
+            raise ValueError("give one of `urls` and `shards`")
+        return self
+
+    def patterns(self) -> tuple[str, ...]:
+        """The paths as written."""
+        given = self.urls if self.urls is not None else self.shards
+        return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+class AnyOf(BaseModel):
+    """Gives several row or pool filters the same input and keeps what any of them keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    version: ClassVar[int] = 1
+
+    name: str = "any_of"
+    copies: Literal["max", "sum"] = Field("max", description="copies of what several filters keep")
+    steps: tuple[SerializeAsAny[Filter], ...] = Field(min_length=1, description="the filters")
+
+
+Step = Filter | Feature | Download | Write | AnyOf
+
+
+class Resources(BaseModel):
+    """What one step may use; never part of a fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actors: int | None = Field(
+        None, ge=1, description="workers of this step; absent: one per CPU or GPU"
+    )
+    gpus: float | None = Field(None, ge=0, description="GPUs of one worker")
+    cpus: float | None = Field(None, gt=0, description="CPUs that one worker reserves")
+    threads: int | None = Field(None, ge=1, description="threads of one worker")
+    memory_gb: float | None = Field(None, gt=0, description="memory that one worker reserves")
+
+
+class Run(BaseModel):
+    """How to run, not what: addresses, workers, budgets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["auto", "local", "ray"] = Field(
+        "auto", description="auto: Ray when there is enough work to pay for its start"
+    )
+    address: str | None = Field(None, description="Ray cluster; absent: this machine")
+    max_removed: dict[str, float] = Field({}, description="{step: largest share it may remove}")
+    error_budget: dict[str, float] = Field(
+        {}, description="{step: largest share lost by our own fault}"
+    )
+    steps: dict[str, Resources] = Field(
+        {}, description="written as `<step name>: {...}` beside the others"
+    )
+
+
+class Config(BaseModel):
+    """A pipeline file, as written but for the steps, which are objects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    work: str
+    pool: tuple[Source, ...]
+    rows_per_block: int = Field(
+        1_000_000, ge=1, description="rows of one block, fixed when first read"
+    )
+    steps: tuple[Step, ...] = Field(min_length=1)
+    probe: Annotated[float, Field(ge=0, le=1)] = 0.0
+    plugins: tuple[str, ...] = ()
+    run: Run = Run()
+
+
+@dataclass
+class _Reading:
+    """The problems found so far, and where things are."""
+
+    document: Document
+    problems: list[Problem] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)  # plugin file -> text
+
+    def add(self, path: Path, message: str) -> None:
+        self.problems.append(Problem(self.document.line(path), dotted(path), message))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A valid pipeline file."""
+
+    config: Config
+    plugin_sources: dict[str, str]  # {YAML name: source text}
+    lines: dict[str, int]  # {step name: line}
+    file: str
+
+
+LIMIT = "limit"  # the name of the step that `--limit` puts first
+STEP_KINDS = ("download", "write", "any_of")
+
+
+def load(file: str, overrides: Sequence[str] = (), *, limit: int | None = None) -> Loaded:
+    """Read a pipeline file; InvalidPipeline lists everything that is wrong with its form.
+
+    Args:
+        file: Path of the YAML file.
+        overrides: `--set` values, `steps.clip_score.top_fraction=0.2`.
+        limit: Run on so many samples only, the first by uid hash, in a work folder of their own.
+    """
+    try:
+        text = FilePath(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidPipeline(file, [Problem(0, "", f"cannot be read: {error}")]) from None
+    reading = _Reading(parse(text))
+    reading.problems += reading.document.problems
+    raw = reading.document.value
+    if not isinstance(raw, dict):
+        if not reading.problems:
+            reading.add((), "a pipeline is a mapping with name, work, pool and steps")
+        raise InvalidPipeline(file, reading.problems)
+    for override in overrides:
+        _override(raw, override, reading)
+    config = _config(raw, reading, FilePath(file).resolve().parent)
+    if config is None or reading.problems:
+        raise InvalidPipeline(file, reading.problems)
+    lines = {
+        step.name: reading.document.line(("steps", index))
+        for index, step in enumerate(config.steps)
+    }
+    if limit is not None:
+        first = RandomSample(name=LIMIT, count=limit)
+        work = f"{config.work.rstrip('/')}-limit-{limit}"
+        config = config.model_copy(update={"steps": (first, *config.steps), "work": work})
+    return Loaded(config, reading.sources, lines, file)
+
+
+def _override(raw: dict[str, Any], text: str, reading: _Reading) -> None:
+    """Apply one `a.b.c=value`; a step is named by its name or kind."""
+    path, equals, value = text.partition("=")
+    problem = Problem(0, f"--set {text}", "")
+    if not equals:
+        reading.problems.append(Problem(0, problem.path, "write it as path=value"))
+        return
+    parts = path.split(".")
+    target: Any = raw
+    if parts[0] == "steps" and len(parts) > 2:
+        step = _find_step(raw.get("steps"), parts[1])
+        if step is None:
+            message = f"no step is named {parts[1]!r}"
+            reading.problems.append(Problem(0, problem.path, message))
+            return
+        target, parts = step, parts[2:]
+    for part in parts[:-1]:
+        target = target.setdefault(part, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        reading.problems.append(Problem(0, problem.path, "there is no such place to set"))
+        return
+    try:
+        target[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        target[parts[-1]] = value
+
+
+def _find_step(steps: Any, name: str) -> dict[str, Any] | None:
+    """The fields of the step of that name (inside any_of too), as a mapping that can be changed."""
+    for step in steps if isinstance(steps, list) else []:
+        if not isinstance(step, dict) or len(step) != 1:
+            continue
+        kind, fields = next(iter(step.items()))
+        if kind == "any_of":
+            children = fields.get("steps") if isinstance(fields, dict) else fields
+            inner = _find_step(children, name)
+            if inner is not None:
+                return inner
+            fields = step[kind] = fields if isinstance(fields, dict) else {"steps": fields}
+        elif not isinstance(fields, dict):
+            fields = step[kind] = {} if fields is None else {"sql": fields}
+        if fields.get("name", kind) == name:
+            return fields
+    return None
+
+
+def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config | None:
+    values = dict(raw)
+    _unknown_keys(values, Config, (), reading)
+    values = {key: value for key, value in values.items() if key in Config.model_fields}
+    for key in ("name", "work", "pool", "steps"):
+        if values.get(key) is None:
+            reading.add((), f"`{key}` is missing")
+    plugin_files = values.get("plugins") or []
+    kinds = _plugin_kinds(plugin_files, reading, folder)
+    values["pool"] = tuple(_sources(values.get("pool"), reading))
+    values["steps"] = tuple(_steps(values.get("steps"), ("steps",), kinds, reading))
+    _repeated_names(values["steps"], reading)
+    names = [step.name for step in values["steps"]]
+    values["run"] = _run(values.get("run") or {}, names, reading)
+    values["plugins"] = tuple(plugin_files) if isinstance(plugin_files, list) else ()
+    if not values["steps"] or not values["pool"] or reading.problems:
+        # Fields beside the broken ones are still worth checking, in the same pass.
+        probe = {key: values[key] for key in ("name", "seed", "work", "probe") if key in values}
+        _validate(_Scalars, probe, (), reading)
+        return None
+    return _validate(Config, values, (), reading)
+
+
+class _Scalars(BaseModel):
+    name: str = Field("x", pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    work: str = "x"
+    probe: float = Field(0.0, ge=0, le=1)
+
+
+def _plugin_kinds(files: Any, reading: _Reading, folder: FilePath) -> dict[str, type[Any]]:
+    kinds: dict[str, type[Any]] = {}
+    if not isinstance(files, list):
+        reading.add(("plugins",), "a list of Python files, `[./my_scorer.py]`")
+        return kinds
+    for index, file in enumerate(files):
+        path = folder / str(file)
+        try:
+            source = path.read_text(encoding="utf-8")
+            kinds[path.stem] = plugins.class_of(path.stem, source)
+            reading.sources[path.stem] = source
+        except (OSError, plugins.PluginError) as error:
+            reading.add(("plugins", index), str(error))
+    return kinds
+
+
+def _sources(raw: Any, reading: _Reading) -> Iterator[Source]:
+    several = isinstance(raw, list)
+    names: set[str] = set()
+    for index, item in enumerate(
+        raw if isinstance(raw, list) else [raw] if raw is not None else []
+    ):
+        path: Path = ("pool", index) if several else ("pool",)
+        if not isinstance(item, dict):
+            reading.add(path, "a source is a mapping such as `urls: data/*.parquet`")
+            continue
+        _unknown_keys(item, Source, path, reading)
+        known = {key: value for key, value in item.items() if key in Source.model_fields}
+        if several and "name" not in known:
+            reading.add(path, "each source of a list needs a `name`")
+        source = _validate(Source, known, path, reading)
+        if source is not None and source.name in names:
+            reading.add(path, f"two sources are named {source.name!r}")
+        elif source is not None:
+            names.add(source.name)
+            yield source
+
+
+def _steps(raw: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading) -> Iterator[Any]:
+    if raw is not None and not isinstance(raw, list):
+        reading.add(path, "a list of steps, each `- kind: {fields}`")
+        return
+    for index, item in enumerate(raw or []):
+        step = _step(item, (*path, index), kinds, reading)
+        if step is not None:
+            yield step
+
+
+def _step(item: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading) -> Any:
+    if isinstance(item, str):
+        item = {item: None}
+    if not isinstance(item, dict) or len(item) != 1:
+        reading.add(path, "a step has one kind, as in `- caption: {min_words: 3}`")
+        return None
+    kind, fields = next(iter(item.items()))
+    path = (*path, kind)
+    if kind == "any_of":
+        return _any_of(fields, path, kinds, reading)
+    model = kinds.get(kind) or _built_in(kind)
+    if model is None:
+        reading.add(path, _did_you_mean(kind, [*step_kinds(), *kinds], "no step is called"))
+        return None
+    fields = {} if fields is None else fields
+    shorthand = getattr(model, "shorthand", "")
+    if not isinstance(fields, dict):
+        if not shorthand:
+            reading.add(path, f"the fields of {kind} are a mapping, not {fields!r}")
+            return None
+        fields = {shorthand: fields}
+    _unknown_keys(fields, model, path, reading)
+    known = {key: value for key, value in fields.items() if key in model.model_fields}
+    step = _validate(model, {"name": kind, **known}, path, reading)
+    for problem in step.problems() if step is not None and hasattr(step, "problems") else []:
+        reading.add(path, problem)
+    return step
+
+
+def _any_of(
+    fields: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading
+) -> AnyOf | None:
+    fields = {"steps": fields} if isinstance(fields, list) else fields
+    if not isinstance(fields, dict):
+        reading.add(path, "any_of holds a list of filters")
+        return None
+    _unknown_keys(fields, AnyOf, path, reading)
+    children = list(_steps(fields.get("steps"), (*path, "steps"), kinds, reading))
+    for child in children:
+        if not isinstance(child, Filter) or isinstance(child, filters.GroupFilter):
+            reading.add(path, f"{child.name}: any_of holds row and pool filters only")
+            return None
+    if not children:
+        reading.add(path, "any_of holds a list of filters")
+        return None
+    known = {key: value for key, value in fields.items() if key in AnyOf.model_fields}
+    return _validate(AnyOf, {**known, "steps": tuple(children)}, path, reading)
+
+
+def _built_in(kind: str) -> type[Any] | None:
+    if kind == "download":
+        return Download
+    if kind == "write":
+        return Write
+    if kind in filters.names():
+        return filters.find(kind)
+    if kind in features.names():
+        return features.find(kind)
+    return None
+
+
+def step_kinds() -> list[str]:
+    """Every YAML name a step can have, plugins apart."""
+    return sorted([*filters.names(), *features.names(), *STEP_KINDS])
+
+
+def _run(raw: Any, names: list[str], reading: _Reading) -> Run:
+    if not isinstance(raw, dict):
+        reading.add(("run",), "a mapping")
+        return Run()
+    own = {key: value for key, value in raw.items() if key in Run.model_fields and key != "steps"}
+    resources = {}
+    for key, value in raw.items():
+        if key in own:
+            continue
+        if key not in names:
+            known = [*(name for name in Run.model_fields if name != "steps"), *names]
+            reading.add(("run", key), _did_you_mean(key, known, "neither a setting nor a step:"))
+            continue
+        _unknown_keys(value if isinstance(value, dict) else {}, Resources, ("run", key), reading)
+        found = _validate(Resources, value or {}, ("run", key), reading)
+        if found is not None:
+            resources[key] = found
+    for budget in ("max_removed", "error_budget"):
+        given = own.get(budget)
+        for step in given if isinstance(given, dict) else ():
+            if step not in names:
+                reading.add(("run", budget, step), _did_you_mean(step, names, "no step is called"))
+    return _validate(Run, {**own, "steps": resources}, ("run",), reading) or Run()
+
+
+def _repeated_names(steps: Sequence[Any], reading: _Reading) -> None:
+    seen: set[str] = set()
+    reserved = {"pool", LIMIT}
+    for index, step in enumerate(steps):
+        for name in [step.name, *(child.name for child in getattr(step, "steps", ()))]:
+            if name in reserved or not name.replace("_", "a").replace("-", "a").isalnum():
+                reading.add(
+                    ("steps", index), f"{name!r} cannot be a step's name: letters, digits, _ and -"
+                )
+            elif name in seen:
+                message = f"two steps are named {name!r}: give one another `name:`"
+                reading.add(("steps", index), message)
+            seen.add(name)
+
+
+def _unknown_keys(
+    raw: dict[str, Any], model: type[BaseModel], path: Path, reading: _Reading
+) -> None:
+    for key in raw:
+        if key not in model.model_fields:
+            known = list(model.model_fields)
+            reading.add((*path, key), _did_you_mean(key, known, "there is no field"))
+
+
+def _did_you_mean(name: str, known: Sequence[str], what: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(known))
+    return f"{what} {name!r}; {hint}"
+
+
+def _validate(model: type[Any], values: Any, path: Path, reading: _Reading) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for found in error.errors():
+            inner = tuple(part for part in found["loc"] if part in _places(values, found["loc"]))
+            message = found["msg"].removeprefix("Value error, ")
+            given = found.get("input")
+            if found["type"] != "value_error" and isinstance(given, (str, int, float, bool)):
+                message += f" (got {given!r})"
+            reading.add((*path, *inner), message)
+        return None
+    except StorageError as error:
+        reading.add(path, str(error))
+        return None
+
+
+def _places(values: Any, loc: tuple[Any, ...]) -> set[Any]:
+    """The parts of a pydantic location that are keys of the YAML, not names of union members."""
+    found: set[Any] = set()
+    for part in loc:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            continue
+        found.add(part)
+    return found

@@ -1,0 +1,258 @@
+"""What one task does with one block: apply row filters, summarise, exchange, keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import chance, columns, ledger, storage
+from curate.columns import Span
+from curate.compiled import Compiled, is_scorer, needs_of
+from curate.config import AnyOf, Step
+from curate.download import Download
+from curate.features import Feature
+from curate.sample import format_uids
+from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
+from filters import (
+    UNSCORED,
+    Batch,
+    Filter,
+    GroupFilter,
+    PoolFilter,
+    RowFilter,
+    State,
+    Summary,
+    Verdict,
+    judge,
+)
+
+States = dict[str, State]  # {filter name: what it learnt}
+
+
+def batch_of(plan: Compiled, index: int, span: Span, rows: np.ndarray) -> Batch:
+    """What a filter sees of some [K] rows (of the span)."""
+    step = plan.steps[index]
+    frame = columns.load(plan.work, plan.registries[index], needs_of(step), span)[rows]
+    uids = columns.uids(plan.work, span)[rows]
+    addresses = (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
+    draw = partial(_uniform, plan.config.seed, step.name, uids)
+    return Batch(frame, uids, addresses, draw)
+
+
+def _for_child(plan: Compiled, batch: Batch, name: str) -> Batch:
+    """The batch with the random numbers of a filter inside any_of."""
+    return replace(batch, uniform=partial(_uniform, plan.config.seed, name, batch.uids))
+
+
+def _uniform(seed: int, name: str, uids: np.ndarray, salt: str) -> np.ndarray:
+    return chance.uniform(seed, name, uids, salt)
+
+
+def apply_rows(
+    plan: Compiled, verdict: pl.DataFrame, span: Span, first: int, stop: int
+) -> pl.DataFrame:
+    """The verdict after steps `first` to `stop`, none of which is a barrier."""
+    for index in range(first, stop):
+        step = plan.steps[index]
+        rows = np.flatnonzero(ledger.alive(verdict))
+        if is_scorer(step):
+            said = _presence(plan, step, span, rows)
+        else:
+            said = say(plan, step, batch_of(plan, index, span, rows), {})
+        verdict = ledger.record(verdict, step.name, said)
+    return verdict
+
+
+def say(plan: Compiled, step: Step, batch: Batch, states: States) -> Verdict:
+    """What a row or pool filter, or any_of, says of a batch."""
+    if isinstance(step, AnyOf):
+        return _any_of(plan, step, batch, states)
+    if isinstance(step, RowFilter):
+        return judge(step, batch)
+    assert isinstance(step, PoolFilter), step
+    return step.keep(batch, states[step.name])
+
+
+def _any_of(plan: Compiled, step: AnyOf, batch: Batch, states: States) -> Verdict:
+    said = [say(plan, c, _for_child(plan, batch, c.name), states) for c in step.steps]
+    each = np.stack([verdict.copies for verdict in said])
+    copies = each.max(axis=0) if step.copies == "max" else each.sum(axis=0)
+    reasons = pl.DataFrame(
+        {c.name: c.name + ":" + v.reason for c, v in zip(step.steps, said, strict=True)}
+    ).with_columns(_gone=pl.Series(copies == 0))
+    names = [child.name for child in step.steps]
+    joined = pl.when("_gone").then(pl.concat_str(names, separator=" ", ignore_nulls=True))
+    return Verdict(copies.astype(np.uint32), reasons.select(reason=joined).to_series())
+
+
+def _presence(plan: Compiled, step: Step, span: Span, rows: np.ndarray) -> Verdict:
+    """Who a download or feature removes: pictures that did not come, work that was lost."""
+    assert isinstance(step, (Feature, Download)), step
+    field = ["status", "error"] if isinstance(step, Download) else []
+    stored = columns.store(plan.work, step.name).read(span.block, field, span.unit)
+    index = pl.DataFrame({columns.ROW: (rows + span.start).astype(np.uint32)})
+    found = index.join(
+        stored.with_columns(_there=pl.lit(value=True)),
+        on=columns.ROW,
+        how="left",
+        maintain_order="left",
+    )
+    there = found["_there"].fill_null(value=False).to_numpy()
+    reason = pl.Series([None] * len(rows), dtype=pl.String)
+    if isinstance(step, Download):
+        failed = found.select(
+            pl.when(pl.col("status") != "success").then(pl.coalesce("error", "status"))
+        ).to_series()
+        reason = failed.cast(pl.String)
+    if not there.all():
+        reason = reason.scatter(
+            np.flatnonzero(~there), _lost_kinds(plan, step.name, span, rows[~there])
+        )
+    return Verdict(reason.is_null().to_numpy().astype(np.uint32), reason)
+
+
+def _lost_kinds(plan: Compiled, name: str, span: Span, rows: np.ndarray) -> list[str]:
+    """Why rows have no value: the loss of their unit. A row that nobody lost is a bug of ours."""
+    lost = plan.lost.get(name, {})
+    kinds = dict.fromkeys(lost.values())
+    assert kinds, f"{name}: {len(rows)} rows of block {span.block} have no value and no loss"
+    return [f"{ledger.LOST}{next(iter(kinds))}"] * len(rows)
+
+
+def write_initial(plan: Compiled, span: Span) -> pl.DataFrame:
+    """Commit the verdict that everything starts from, and give its counts."""
+    verdict = ledger.initial(plan.work, span)
+    ledger.write_verdict(plan.work, ledger.START, span.block, verdict)
+    return ledger.counts(verdict)
+
+
+def write_rows(
+    plan: Compiled, before: str, after: str, steps: tuple[int, int], span: Span
+) -> pl.DataFrame:
+    """Commit the verdict after some row steps, and give its counts."""
+    verdict = ledger.read_verdict(plan.work, before, span)
+    verdict = apply_rows(plan, verdict, span, *steps)
+    ledger.write_verdict(plan.work, after, span.block, verdict)
+    return ledger.counts(verdict)
+
+
+def summarize(
+    plan: Compiled, before: str, index: int, child: PoolFilter, state: State, span: Span
+) -> Summary:
+    """One block's contribution to a pool filter."""
+    seen = plan.pool_after if child.over_pool() else before
+    rows = np.flatnonzero(ledger.alive(ledger.read_verdict(plan.work, seen, span)))
+    batch = _for_child(plan, batch_of(plan, index, span, rows), child.name)
+    return child.summarize(batch, state)
+
+
+def write_kept(plan: Compiled, before: str, index: int, states: States, span: Span) -> pl.DataFrame:
+    """Commit the verdict after a pool filter (or an any_of that holds one)."""
+    step = plan.steps[index]
+    verdict = ledger.read_verdict(plan.work, before, span)
+    rows = np.flatnonzero(ledger.alive(verdict))
+    said = say(plan, step, batch_of(plan, index, span, rows), states)
+    verdict = ledger.record(verdict, step.name, said)
+    ledger.write_verdict(plan.work, step.name, span.block, verdict)
+    return ledger.counts(verdict)
+
+
+def send_members(plan: Compiled, before: str, index: int, exchange: Exchange, span: Span) -> None:
+    """Write one block's survivors to the partitions of their groups."""
+    step = plan.steps[index]
+    assert isinstance(step, GroupFilter), step
+    rows = np.flatnonzero(ledger.alive(ledger.read_verdict(plan.work, before, span)))
+    batch = batch_of(plan, index, span, rows)
+    key = step.key(batch)
+    known = ~key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    members = np.zeros(int(known.sum()), dtype=MEMBER)
+    for half in (0, 1):
+        members["key"][:, half] = _hashed(key, seed=half)[known]
+    members["worse"] = _worse(step.priority(batch))[known]
+    members["f0"], members["f1"] = batch.uids["f0"][known], batch.uids["f1"][known]
+    members["address"] = batch.addresses[known]
+    reader = (members["key"][:, 0] % np.uint64(exchange.readers)).astype(np.int64)
+    exchange.write(span.block, members, reader)
+
+
+def _hashed(key: pl.DataFrame, *, seed: int) -> np.ndarray:
+    """[N] uint64: equal rows have equal hashes; two seeds make 128 bits."""
+    total = np.zeros(key.height, dtype=np.uint64)
+    for column in key:
+        value = column.hash(seed).to_numpy()
+        mixed = np.empty(len(value), dtype=[("f0", "<u8"), ("f1", "<u8")])
+        mixed["f0"], mixed["f1"] = total, value
+        total = chance.bits(seed, "group", mixed)
+    return total
+
+
+def _worse(priority: np.ndarray) -> np.ndarray:
+    """[N] uint64 that ascend as the priority falls; NaN comes last."""
+    raw = (np.asarray(priority, dtype=np.float64) + 0.0).view(np.uint64)
+    sign = np.uint64(1 << 63)
+    ascending = np.where(raw & sign, ~raw, raw | sign)
+    return np.where(np.isnan(priority), np.uint64(2**64 - 1), ~ascending)
+
+
+def decide_partition(step: GroupFilter, there: Exchange, back: Exchange, partition: int) -> None:
+    """Decide the groups of one partition and send the removals back to their blocks."""
+    decisions = decide_groups(there.read(partition), step.keep_ranked)
+    told = decisions[decisions["copies"] != 1]
+    told = told[np.argsort(told["address"], kind="stable")]
+    back.write(partition, told, (told["address"] >> np.uint64(32)).astype(np.int64))
+
+
+def write_groups(
+    plan: Compiled, before: str, index: int, back: Exchange, span: Span
+) -> pl.DataFrame:
+    """Commit the verdict after a group filter."""
+    step = plan.steps[index]
+    assert isinstance(step, GroupFilter), step
+    verdict = ledger.read_verdict(plan.work, before, span)
+    rows = np.flatnonzero(ledger.alive(verdict))
+    key = step.key(batch_of(plan, index, span, rows))
+    unknown = key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    told = back.read(span.block) if back.writers else np.empty(0, dtype=DECISION)
+    place = np.searchsorted(rows, (told["address"] & np.uint64(2**32 - 1)).astype(np.int64))
+    copies = np.ones(len(rows), dtype=np.uint32)
+    copies[place] = told["copies"]
+    copies[unknown] = 0
+    gone = told["copies"] == 0
+    firsts = np.empty(int(gone.sum()), dtype=[("f0", "<u8"), ("f1", "<u8")])
+    firsts["f0"], firsts["f1"] = told["first_f0"][gone], told["first_f1"][gone]
+    because = pl.Series([None] * len(rows), dtype=pl.String)
+    reason = pl.Series([None] * len(rows), dtype=pl.String)
+    if gone.any():
+        because = because.scatter(place[gone], format_uids(firsts))
+        reason = reason.scatter(place[gone], step.reason())
+    if unknown.any():
+        reason = reason.scatter(np.flatnonzero(unknown), UNSCORED)
+    verdict = ledger.record(verdict, step.name, Verdict(copies, reason, because))
+    ledger.write_verdict(plan.work, step.name, span.block, verdict)
+    return ledger.counts(verdict)
+
+
+def pool_children(step: Step) -> list[PoolFilter]:
+    """The pool filters in a step."""
+    if isinstance(step, AnyOf):
+        return [child for child in step.steps if isinstance(child, PoolFilter)]
+    return [step] if isinstance(step, PoolFilter) else []
+
+
+def shown_by(step: Step, states: States) -> Any:
+    """{filter: Shown} of a step, for the ledger and the report."""
+    children: list[Filter] = []
+    if isinstance(step, AnyOf):
+        children = list(step.steps)
+    elif isinstance(step, Filter):
+        children = [step]
+    return {child.name: child.shows(states.get(child.name, {})) for child in children}
+
+
+def remove_state(work: str, after: str) -> None:
+    """Forget a verdict before it is made anew, so that half of it is never taken for all."""
+    storage.remove(storage.join(work, "state", f"{after}.json"))

@@ -1,0 +1,60 @@
+"""Feature: the embeddings of picture and caption in a CLIP, and their similarity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from curate.features import Array, Feature, Field, _open_clip
+
+if TYPE_CHECKING:
+    from curate.features._clip_model import ClipScorer
+
+MAX_CHARACTERS = (
+    2048  # of a caption; a CLIP reads some 75 tokens, and the tokenizer's time is squared
+)
+
+
+class Clip(Feature):
+    """CLIP embeddings of picture and caption, and their cosine similarity.
+
+    Any open_clip model with published or local weights: `{model: ViT-B-32, weights:
+    laion2b_s34b_b79k}`, `{model: ViT-L-14-quickgelu, weights: openai}`, `{model: ViT-B-32, weights:
+    path/to/file.pt}`, `{model: "local-dir:FOLDER"}`, `{model: quickstart}` (ships with curate).
+    """
+
+    version: ClassVar[int] = 1
+    pictures: ClassVar[bool] = True
+    gpu: ClassVar[bool] = True
+
+    name: str = "clip"
+    model: str
+    weights: str | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    batch: PositiveInt = 256  # samples in one forward pass on a GPU; a short batch is padded
+
+    def needs(self) -> tuple[str, ...]:
+        return ("caption",)
+
+    def gives(self) -> tuple[Field, ...]:
+        about = "cosine of picture and caption, -1..1; null where either cannot be embedded"
+        return (Field("similarity", "float32", about),)
+
+    def arrays(self) -> tuple[Array, ...]:
+        about = "of length 1; NaN where there is none"
+        return (Array("image", about), Array("text", about))
+
+    def problems(self) -> list[str]:
+        return _open_clip.problems(self.model, self.weights)
+
+    def recipe(self) -> dict[str, Any]:
+        """Model, weights' hash and preparation; published weights are downloaded if need be."""
+        source = _open_clip.locate(self.model, self.weights)
+        return {**source.recipe(), "max_characters": MAX_CHARACTERS}
+
+    def open(self, device: str) -> ClipScorer:
+        from curate.features._clip_model import ClipScorer  # torch takes seconds to load
+
+        source = _open_clip.locate(self.model, self.weights)
+        return ClipScorer(source, self, device)

@@ -1,0 +1,312 @@
+"""What one task does with one unit of shards: download its pictures, or score its samples."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import chance, columns, ledger, shard, storage
+from curate.columns import ROW, Span, Store
+from curate.compiled import Compiled
+from curate.decide import apply_rows
+from curate.download import Download, Target, download_part
+from curate.features import Feature
+from curate.intake import PROBLEM
+from curate.pool import Shard, Unit
+from curate.sample import format_uids
+from curate.score import POLARS, Body, Opened, open_features, score_samples
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a pipeline a stage stands."""
+
+    before: str  # the verdict at the beginning of its phase
+    first: int  # the phase's first step
+    steps: tuple[int, ...]  # the steps that the stage does, together
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one task did."""
+
+    rows: int  # scored or attempted now
+    failed: int  # of those, without a value
+    seconds: float
+    bytes: int = 0
+
+
+def open_stage(plan: Compiled, place: Place) -> Callable[[Unit], Done]:
+    """The work of a stage, with its models loaded; called once per worker."""
+    step = plan.steps[place.steps[0]]
+    resources = plan.config.run.steps.get(step.name)
+    threads = (resources.threads if resources else None) or os.cpu_count() or 1
+    if isinstance(step, Download):
+        given = resources.threads if resources else None
+        return partial(download_unit, plan, place, step, given or 64)
+    features = [plan.steps[index] for index in place.steps]
+    opened = open_features([f for f in features if isinstance(f, Feature)], "auto")
+    return partial(score_unit, plan, place, opened, threads)
+
+
+def wanted(plan: Compiled, place: Place, span: Span) -> np.ndarray:
+    """[len(span)] bool: survivors at the stage, and the probe, filters or not."""
+    verdict = ledger.read_verdict(plan.work, place.before, span)
+    verdict = apply_rows(plan, verdict, span, place.first, place.steps[0])
+    alive = ledger.alive(verdict)
+    if plan.config.probe == 0:
+        return alive
+    draws = chance.uniform(plan.config.seed, "probe", columns.uids(plan.work, span))
+    usable = columns.read_pool(plan.work, [PROBLEM], span)[PROBLEM].is_null().to_numpy()
+    return alive | ((draws < plan.config.probe) & usable)
+
+
+def missing(plan: Compiled, place: Place, span: Span) -> dict[str, np.ndarray]:
+    """{step: [len(span)] bool}: rows wanted that have no stored value."""
+    mask = wanted(plan, place, span)
+    found = {}
+    for index in place.steps:
+        name = plan.steps[index].name
+        stored = columns.store(plan.work, name).rows(span.block, span.unit)
+        stored = stored[(stored >= span.start) & (stored < span.stop)] - span.start
+        absent = mask.copy()
+        absent[stored] = False
+        found[name] = absent
+    return found
+
+
+def _span(unit: Unit) -> Span:
+    return Span(unit.block, unit.start, unit.stop, unit.number)
+
+
+def score_unit(
+    plan: Compiled, place: Place, opened: Sequence[Opened], threads: int, unit: Unit
+) -> Done:
+    """Compute what is missing of some features for a unit, and commit it."""
+    began = time.monotonic()
+    span = _span(unit)
+    absent = missing(plan, place, span)
+    rows = failed = 0
+    groups: dict[bytes, list[Opened]] = {}  # features that lack the same rows share one pass
+    for one in opened:
+        groups.setdefault(absent[one.feature.name].tobytes(), []).append(one)
+    for group in groups.values():
+        mask = absent[group[0].feature.name]
+        parts: dict[str, list[pl.DataFrame]] = {one.feature.name: [] for one in group}
+        for each in unit.shards:
+            start = each.offset - unit.start
+            chosen = np.flatnonzero(mask[start : start + each.rows])
+            if len(chosen):
+                for name, part in _score_shard(plan, place, group, each, (unit, chosen, threads)):
+                    parts[name].append(part)
+        for name, frames in parts.items():
+            if frames:
+                frame = pl.concat(frames)
+                rows += frame.height
+                failed += frame["error"].count()
+                columns.store(plan.work, name).write_part(unit.block, unit.number, frame)
+    return Done(rows, failed, time.monotonic() - began)
+
+
+def _score_shard(
+    plan: Compiled,
+    place: Place,
+    opened: Sequence[Opened],
+    each: Shard,
+    chosen: tuple[Unit, np.ndarray, int],
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Score some [K] rows of a shard, commit the arrays, and give the scalars of each feature."""
+    unit, rows, threads = chosen
+    registry = plan.registries[place.steps[0]]
+    span = Span(unit.block, each.offset, each.offset + each.rows, unit.number)
+    names = [name for one in opened for name in one.feature.needs()]
+    frame = columns.load(plan.work, registry, names, span)
+    looks = any(one.feature.pictures for one in opened)
+    with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
+        order, bodies = (
+            _pictures(plan, place, span, (each, rows), scratch) if looks else (rows, iter(()))
+        )
+        scored = score_samples(opened, bodies, frame[order], threads)
+    ascending = np.argsort(order, kind="stable")
+    for one in opened:
+        name = one.feature.name
+        result = scored[name]
+        fields: dict[str, Any] = {ROW: (order + each.offset).astype(np.uint32)}
+        for given in one.feature.gives():
+            fields[given.name] = pl.Series(result.scalars[given.name], dtype=POLARS[given.dtype])
+        fields["error"] = pl.Series(list(result.errors), dtype=pl.String)
+        part = pl.DataFrame(fields)[ascending]
+        if one.feature.arrays():
+            arrays = {key: array[ascending] for key, array in result.arrays.items()}
+            columns.store(plan.work, name).write_arrays(each.number, order[ascending], arrays)
+        yield name, part
+
+
+def _pictures(
+    plan: Compiled, place: Place, span: Span, chosen: tuple[Shard, np.ndarray], scratch: str
+) -> tuple[np.ndarray, Iterator[Body]]:
+    """Some [K] rows of a shard in the order of the tars they are in, and their picture files."""
+    each, rows = chosen
+    registry = plan.registries[place.steps[0]]
+    download = plan.download()
+    names = ["key"] if download is None else ["key", f"{download.name}.part"]
+    frame = columns.load(plan.work, registry, names, span)[rows]
+    keys = frame["key"].to_list()
+    if download is None:
+        tars = [each.url] * len(keys)
+    else:
+        parts = frame[download.name].struct.field("part").to_list()
+        tars = [
+            part_stem(plan.work, download.name, each.number, part or 0) + ".tar" for part in parts
+        ]
+    order: list[int] = []
+    readers: list[Iterator[Body]] = []
+    for tar in dict.fromkeys(tars):
+        here = {
+            key: row
+            for key, row, place in zip(keys, rows.tolist(), tars, strict=True)
+            if place == tar
+        }
+        if not storage.exists(tar):
+            continue
+        local = _localized(tar, scratch)
+        index = shard.scan(local)
+        there = [key for key in index.keys if key in here]
+        order += [here[key] for key in there]
+        readers.append(_bodies(local, set(there), index))
+    without = sorted(set(rows.tolist()) - set(order))
+    bodies = (body for reader in [*readers, iter([None] * len(without))] for body in reader)
+    return np.array([*order, *without], dtype=np.int64), bodies
+
+
+def _localized(url: str, scratch: str) -> str:
+    """The path of a tar on this machine's disk: an object is copied whole, in one streaming read."""
+    if storage.is_local(url):
+        return url
+    target = Path(scratch) / url.rsplit("/", 1)[-1]
+    with storage.opened(url) as source, target.open("wb") as copy:
+        while piece := source.read(8 << 20):
+            copy.write(piece)
+    return str(target)
+
+
+def _bodies(url: str, keys: set[str], index: shard.TarIndex) -> Iterator[Body]:
+    for sample in shard.read_samples(url, keys, shard.IMAGE_EXTENSIONS, index):
+        found = shard.picture(sample)
+        yield found[1] if found is not None else None
+
+
+def part_stem(work: str, name: str, number: int, part: int) -> str:
+    """The path of a download's part, without its ending: `download/000/00042-r1`."""
+    stem = f"{number:05d}" + (f"-r{part}" if part else "")
+    return storage.join(work, name, f"{number // 1000:03d}", stem)
+
+
+def download_unit(plan: Compiled, place: Place, spec: Download, threads: int, unit: Unit) -> Done:
+    """Fetch what is missing of a unit's pictures, and commit tars and columns."""
+    began = time.monotonic()
+    span = _span(unit)
+    store = columns.store(plan.work, spec.name)
+    for each in unit.shards:
+        _adopt(plan, spec, store, unit, each)
+    absent = missing(plan, place, span)[spec.name]
+    if plan.retry_failed:
+        absent |= _failed(store, span) & wanted(plan, place, span)
+    rows = failed = 0
+    frames = []
+    for each in unit.shards:
+        start = each.offset - unit.start
+        chosen = np.flatnonzero(absent[start : start + each.rows])
+        if not len(chosen):
+            continue
+        part = len(_parts(plan.work, spec.name, each.number))
+        frame = _requests(plan, spec, unit, each)[chosen]
+        folder = storage.join(plan.work, spec.name, f"{each.number // 1000:03d}")
+        download_part(spec, frame, Target(folder, each.number, part), threads)
+        frames.append(_outcome(plan, spec, each, part))
+    if frames:
+        whole = pl.concat(frames)
+        store.write_part(unit.block, unit.number, whole)
+        rows, failed = whole.height, int((whole["status"] != "success").sum())
+    return Done(rows, failed, time.monotonic() - began)
+
+
+def _failed(store: Store, span: Span) -> np.ndarray:
+    stored = store.read(span.block, ["status"], span.unit)
+    here = stored.filter((pl.col(ROW) >= span.start) & (pl.col(ROW) < span.stop))
+    mask = np.zeros(len(span), dtype=bool)
+    mask[here.filter(pl.col("status") != "success")[ROW].to_numpy() - span.start] = True
+    return mask
+
+
+def _parts(work: str, name: str, number: int) -> list[int]:
+    """The numbers of a shard's complete parts: those whose parquet is there."""
+    folder = storage.join(work, name, f"{number // 1000:03d}")
+    stem = f"{number:05d}"
+    found = []
+    for file in storage.names(folder):
+        base = file.removesuffix(".parquet")
+        if file.endswith(".parquet") and (base == stem or base.startswith(f"{stem}-r")):
+            found.append(int(base[len(stem) + 2 :]) if base != stem else 0)
+    return sorted(found)
+
+
+def _adopt(plan: Compiled, spec: Download, store: Store, unit: Unit, each: Shard) -> None:
+    """Take over parts that were committed just before a run was killed."""
+    parts = _parts(plan.work, spec.name, each.number)
+    if not parts:
+        return
+    stored = store.read(unit.block, ["part"], unit.number)
+    inside = (pl.col(ROW) >= each.offset) & (pl.col(ROW) < each.offset + each.rows)
+    known = stored.filter(inside)["part"].max() if stored.height else None
+    fresh = [part for part in parts if known is None or part > known]  # type: ignore[operator]  # an int
+    for part in fresh:
+        store.write_part(unit.block, unit.number, _outcome(plan, spec, each, part))
+
+
+def _outcome(plan: Compiled, spec: Download, each: Shard, part: int) -> pl.DataFrame:
+    """The columns that a part of a download adds, from its parquet."""
+    url = part_stem(plan.work, spec.name, each.number, part) + ".parquet"
+    names = [
+        "status",
+        "error",
+        "key",
+        "width",
+        "height",
+        "original_width",
+        "original_height",
+        "sha256",
+    ]
+    frame = columns.read_parquet(url, [ROW, *names])
+    return frame.select(
+        (pl.col(ROW) + each.offset).cast(pl.UInt32),
+        *(
+            pl.col(name).cast(pl.Int64 if name.endswith(("width", "height")) else pl.String)
+            for name in names
+        ),
+        pl.lit(part, dtype=pl.UInt32).alias("part"),
+    )
+
+
+def _requests(plan: Compiled, spec: Download, unit: Unit, each: Shard) -> pl.DataFrame:
+    """A shard's rows as a download sees them: row, uid, url, caption, and what else the pool has."""
+    span = Span(unit.block, each.offset, each.offset + each.rows)
+    pool = plan.registries[0]
+    made = {"key", "width", "height", "original_width", "original_height"}
+    if not spec.verify_sha256:
+        made.add("sha256")
+    extra = [name for name in pool if name not in made | {"uid_hi", "uid_lo", "uid", PROBLEM}]
+    frame = columns.read_pool(plan.work, extra, span)
+    return frame.with_columns(
+        pl.Series("uid", format_uids(columns.uids(plan.work, span))),
+        pl.Series(ROW, np.arange(each.rows, dtype=np.uint32)),
+    )

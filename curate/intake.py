@@ -1,0 +1,300 @@
+"""One file of the pool -> the columns of its samples: URL lists, tars, img2dataset's pairs of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import chance, shard, storage
+from curate.config import Source
+from curate.errors import ConfigError
+from curate.sample import canonical_names, make_uids, parse_uids, uid_of
+from curate.tar import DamagedTar
+
+URL_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+TEXT = ("key", "url", "caption", "sha256")
+SIZES = ("width", "height", "original_width", "original_height")
+PROBLEM = "pool_problem"  # why a row of the pool can never be used; null where it can
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The samples of one file, in row order, and what was wrong with the file itself."""
+
+    frame: pl.DataFrame  # uid_hi, uid_lo, our columns, pool_problem, and anything else it had
+    damage: str | None = None  # "cut at byte 1234", say: an unknown number of samples is not here
+
+
+def read_file(source: Source, url: str) -> Intake:
+    """Read one URL list or one shard; ConfigError names the file and what to write."""
+    return _read_urls(source, url) if source.urls is not None else _read_shard(source, url)
+
+
+def columns_of(source: Source, url: str) -> dict[str, str]:
+    """{our column name: dtype} of a file, read from its head: what `check` knows before a run."""
+    if source.shards is not None:
+        names = ["key", "caption", "url"]
+        if storage.exists(_companion(url)):
+            names = [*names, *pl.read_parquet_schema(_local_or_bytes(_companion(url)))]
+        else:
+            names += _json_fields(url)
+        return {name: "" for name in canonical_names(names, source.columns).values()}
+    schema = _table_schema(url)
+    return {
+        ours: str(schema[theirs])
+        for theirs, ours in canonical_names(schema, source.columns).items()
+    }
+
+
+def _local_or_bytes(url: str) -> Any:
+    import io
+
+    return storage.local_path(url) if storage.is_local(url) else io.BytesIO(storage.read(url))
+
+
+def _json_fields(url: str) -> list[str]:
+    """The scalar metadata fields of a shard's first sample."""
+    for sample in shard.read_samples(url):
+        _, metadata = _texts(sample)
+        return list(metadata)
+    return []
+
+
+def _table_schema(url: str) -> dict[str, Any]:
+    suffix = _format(url)
+    source = _local_or_bytes(url)
+    try:
+        if suffix == ".parquet":
+            return dict(pl.read_parquet_schema(source))
+        if suffix in (".csv", ".tsv"):
+            separator = "\t" if suffix == ".tsv" else ","
+            return dict(pl.read_csv(source, separator=separator, n_rows=100).schema)
+        return dict(pl.read_ndjson(source, n_rows=100).schema)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
+
+
+def _format(url: str) -> str:
+    suffix = next((s for s in URL_FORMATS if url.lower().endswith(s)), None)
+    if suffix is None:
+        listed = ", ".join(URL_FORMATS)
+        raise ConfigError(f"{url}: a URL list ends in one of {listed}")
+    return suffix
+
+
+def _read_table(url: str) -> pl.DataFrame:
+    suffix = _format(url)
+    source = _local_or_bytes(url)
+    try:
+        if suffix == ".parquet":
+            return (
+                pl.read_parquet(source, glob=False)
+                if storage.is_local(url)
+                else pl.read_parquet(source)
+            )
+        if suffix in (".csv", ".tsv"):
+            separator = "\t" if suffix == ".tsv" else ","
+            return pl.read_csv(source, separator=separator, infer_schema_length=None)
+        return pl.read_ndjson(source, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
+
+
+def _read_urls(source: Source, url: str) -> Intake:
+    frame = _renamed(_read_table(url), source, url)
+    if "url" not in frame.columns:
+        listed = ", ".join(frame.columns)
+        raise ConfigError(
+            f"{url} has no column that looks like a URL (it has: {listed}); "
+            "name it in the pool: `columns: {url: its_name}`"
+        )
+    if frame.height == 0:
+        return Intake(_finished(frame, url))
+    frame = frame.drop(
+        [name for name in ("key", "status", "error_message") if name in frame.columns]
+    )
+    frame = _finished(frame, url)
+    if source.order == "shuffled":
+        order = np.argsort(chance.bits(0, "pool", _uids(frame)), kind="stable")
+        frame = frame[order]
+    return Intake(frame)
+
+
+def _renamed(frame: pl.DataFrame, source: Source, url: str) -> pl.DataFrame:
+    absent = [theirs for theirs in source.columns.values() if theirs not in frame.columns]
+    if absent:
+        raise ConfigError(f"{url} has no column {absent[0]!r}; it has: {', '.join(frame.columns)}")
+    return frame.rename(canonical_names(frame.columns, source.columns))
+
+
+def _uids(frame: pl.DataFrame) -> np.ndarray:
+    return make_uids(frame["uid_hi"].to_numpy(), frame["uid_lo"].to_numpy())
+
+
+def _finished(frame: pl.DataFrame, url: str) -> pl.DataFrame:
+    """Give every column of ours its type, and every sample its uid."""
+    for name in TEXT:
+        if name in frame.columns:
+            frame = frame.with_columns(_as_text(frame, name, url))
+    for name in SIZES:
+        if name in frame.columns:
+            frame = frame.with_columns(pl.col(name).cast(pl.Int64, strict=False))
+    for name in ("caption", PROBLEM):
+        if name not in frame.columns:
+            frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name))
+    frame = frame.with_columns(_flat(frame))
+    uids = _uid_array(frame, url)
+    halves = pl.DataFrame({"uid_hi": uids["f0"], "uid_lo": uids["f1"]})
+    return pl.concat([halves, frame.drop("uid", strict=False)], how="horizontal")
+
+
+def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
+    dtype = frame.schema[name]
+    if name == "url" and dtype not in (pl.String, pl.Null):
+        raise ConfigError(
+            f"{url}: column `url` holds {dtype}, not text; name another with `columns:`"
+        )
+    if dtype == pl.Binary:
+        return pl.col(name).cast(pl.String, strict=False)
+    if dtype.is_nested():
+        raise ConfigError(
+            f"{url}: column {name!r} holds {dtype}, not text; name another with `columns:`"
+        )
+    return pl.col(name).cast(pl.String)
+
+
+def _flat(frame: pl.DataFrame) -> list[pl.Expr]:
+    """Nested columns of strangers become JSON text, so that every block has the same types."""
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    return [
+        pl.col(name).map_elements(
+            lambda value: json.dumps(
+                value.to_list() if isinstance(value, pl.Series) else value, default=str
+            ),
+            return_dtype=pl.String,
+        )
+        for name in nested
+    ]
+
+
+def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:
+    """[N] UID: given ones, else md5 of caption and URL (the file and key where there is no URL)."""
+    given = (
+        frame["uid"].cast(pl.String).to_list() if "uid" in frame.columns else [None] * frame.height
+    )
+    captions = frame["caption"].to_list()
+    where = frame["url"].to_list() if "url" in frame.columns else [None] * frame.height
+    if "key" in frame.columns:
+        place = url.rsplit("/", 1)[-1]
+        keys = frame["key"].to_list()
+        where = [
+            w if w is not None else f"{place}/{key}" for w, key in zip(where, keys, strict=True)
+        ]
+    rows = zip(given, captions, where, strict=True)
+    texts = [uid if uid is not None else uid_of(caption, place) for uid, caption, place in rows]
+    try:
+        return parse_uids(texts)
+    except ValueError as error:
+        remedy = "another column can be named with `columns: {uid: its_name}`"
+        raise ConfigError(f"{url}: {error}; {remedy}") from None
+
+
+def _companion(url: str) -> str:
+    return url.removesuffix(".tar") + ".parquet"
+
+
+def _read_shard(source: Source, url: str) -> Intake:
+    """Rows are the parquet's where img2dataset left one beside the tar, else the tar's samples."""
+    try:
+        frame, index = _shard_rows(source, url)
+    except DamagedTar as error:
+        empty = pl.DataFrame({"key": pl.Series([], dtype=pl.String)})
+        return Intake(_finished(empty, url), str(error).removeprefix(f"{url}: "))
+    damage = f"cut at byte {index.end}" if index.truncated else None
+    return Intake(_finished(frame, url), damage)
+
+
+def _shard_rows(source: Source, url: str) -> tuple[pl.DataFrame, shard.TarIndex]:
+    if not storage.exists(_companion(url)):
+        return _from_members(source, url)
+    table = _renamed(_read_table(_companion(url)), source, _companion(url))
+    if "key" not in table.columns:
+        raise ConfigError(f"{_companion(url)} has no column `key` that joins it to {url}")
+    index = shard.scan(url)
+    return _joined(table, index), index
+
+
+def _joined(table: pl.DataFrame, index: shard.TarIndex) -> pl.DataFrame:
+    """The parquet's rows, each with the reason why its picture is not in the tar."""
+    pictures = pl.DataFrame({"key": shard.picture_keys(index)}, schema={"key": pl.String})
+    table = table.with_columns(pl.col("key").cast(pl.String))
+    there = table.select(pl.col("key").is_in(pictures["key"].implode())).to_series()
+    failed = pl.lit(None, dtype=pl.String)
+    if "status" in table.columns:
+        failed = pl.when(pl.col("status") != "success").then(pl.col("status"))
+    table = table.with_columns(there.alias("_there"))
+    problem = pl.coalesce(failed, pl.when(~pl.col("_there")).then(pl.lit("no_image")))
+    dropped = [name for name in ("_there", "status", "error_message") if name in table.columns]
+    return table.with_columns(problem.alias(PROBLEM)).drop([*dropped, "exif"], strict=False)
+
+
+def _from_members(source: Source, url: str) -> tuple[pl.DataFrame, shard.TarIndex]:
+    samples = shard.read_samples(url)
+    frame = _members_frame(source, samples)
+    assert samples.index is not None, url  # it is there once every sample was seen
+    return frame, samples.index
+
+
+def _members_frame(source: Source, samples: shard.Samples) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for sample in samples:
+        caption, metadata = _texts(sample)
+        mapping = canonical_names(metadata, source.columns)
+        row = {mapping[name]: value for name, value in metadata.items()}
+        for name in ("status", "error_message", "exif"):
+            row.pop(name, None)
+        row["key"] = sample.key
+        if caption is not None:
+            row["caption"] = caption
+        row[PROBLEM] = None if shard.picture(sample) is not None else "no_image"
+        if "uid" not in row:
+            row["uid"] = _uid_in_key(sample.key)
+        rows.append(row)
+    if not rows:
+        return pl.DataFrame({"key": pl.Series([], dtype=pl.String)})
+    try:
+        return pl.DataFrame(rows, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError):
+        texts = [{k: v if v is None else str(v) for k, v in row.items()} for row in rows]
+        return pl.DataFrame(texts, infer_schema_length=None)
+
+
+def _uid_in_key(key: str) -> str | None:
+    """The uid in a key as DataComp's resharder writes it, `{uid}-{copy}`."""
+    uid = key.rsplit("/", 1)[-1].split("-", 1)[0]
+    return (
+        uid.lower() if len(uid) == 32 and all(c in "0123456789abcdefABCDEF" for c in uid) else None
+    )
+
+
+def _texts(sample: shard.TarSample) -> tuple[str | None, dict[str, Any]]:
+    """The caption and the scalar metadata fields of a sample of a tar; none where it is no JSON."""
+    try:
+        found = shard.metadata(sample) or {}
+    except shard.BadMetadata:
+        found = {}
+    scalars = {k: v for k, v in found.items() if isinstance(v, (str, int, float)) or v is None}
+    return shard.caption(sample), scalars
+
+
+def check_readable(source: Source, url: str) -> dict[str, str]:
+    """Columns of a file that opens; ConfigError or StorageError where it does not."""
+    storage.entry(url)
+    try:
+        return columns_of(source, url)
+    except DamagedTar as error:
+        raise ConfigError(f"{url} is not a tar: {error}") from None

@@ -1,0 +1,102 @@
+"""How far a run is and how fast it went: small files that only the driver writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from curate import storage
+from curate.flow import Done
+
+FLUSH_S = 2.0  # how often the files are brought up to date while work goes on
+
+
+@dataclass
+class Progress:
+    """What one step has done in this run."""
+
+    step: str
+    units: int = 0  # tasks to do; 0 where not known
+    done: int = 0
+    rows: int = 0
+    failed: int = 0
+    seconds: float = 0.0  # of workers, added up
+    began: float = field(default_factory=time.time)
+    ended: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Rows a second of wall time."""
+        elapsed = (self.ended or time.time()) - self.began
+        return self.rows / elapsed if elapsed > 0 else 0.0
+
+
+Observe = Callable[[Progress], None]
+
+
+class Recorder:
+    """Keeps the progress of each step, tells an observer, and keeps rates for `plan`."""
+
+    def __init__(self, work: str, observe: Observe) -> None:
+        self._folder = storage.join(work, "records")
+        self._observe = observe
+        self._steps: dict[str, Progress] = {}
+        self._flushed = 0.0
+
+    def begin(self, step: str, units: int) -> None:
+        """A step has so many tasks to do now."""
+        self._steps[step] = Progress(step, units)
+        self._observe(self._steps[step])
+        self._flush(force="yes")
+
+    def task(self, step: str, done: Done | None = None) -> None:
+        """One task is done."""
+        progress = self._steps.setdefault(step, Progress(step))
+        progress.done += 1
+        if done is not None:
+            progress.rows += done.rows
+            progress.failed += done.failed
+            progress.seconds += done.seconds
+        self._observe(progress)
+        self._flush(force="no")
+
+    def end(self, step: str) -> None:
+        """A step is done: its rates are added to those of earlier runs."""
+        progress = self._steps[step]
+        progress.ended = time.time()
+        if progress.rows:
+            url = storage.join(self._folder, f"{step}.json")
+            before = storage.read_json(url) if storage.exists(url) else {}
+            keys = ("rows", "failed", "seconds")
+            total = {key: before.get(key, 0) + getattr(progress, key) for key in keys}
+            total["wall_seconds"] = before.get("wall_seconds", 0) + progress.ended - progress.began
+            storage.commit_json(url, total)
+        self._observe(progress)
+        self._flush(force="yes")
+
+    def _flush(self, *, force: str) -> None:
+        now = time.monotonic()
+        if force == "yes" or now - self._flushed > FLUSH_S:
+            self._flushed = now
+            storage.commit_json(storage.join(self._folder, "progress.json"), self.timing())
+
+    def timing(self) -> list[dict[str, Any]]:
+        """Each step's times and rates, in the order in which they began."""
+        return [
+            {**asdict(progress), "rows_per_second": round(progress.rate, 3)}
+            for progress in self._steps.values()
+        ]
+
+
+def rates(work: str, step: str) -> dict[str, float] | None:
+    """{rows, failed, seconds, wall_seconds} over all runs of a work folder, if it was measured."""
+    url = storage.join(work, "records", f"{step}.json")
+    return storage.read_json(url) if storage.exists(url) else None  # type: ignore[no-any-return]  # as written above
+
+
+def read_progress(work: str) -> list[dict[str, Any]]:
+    """The progress of the run at work in a folder, or of the last one."""
+    url = storage.join(work, "records", "progress.json")
+    return storage.read_json(url) if storage.exists(url) else []  # type: ignore[no-any-return]  # as written above

@@ -1,0 +1,83 @@
+"""What a step is made from: its recipe, its fingerprint, and the refusal when they changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from curate import storage
+from curate.errors import RecipeChanged
+
+Recipe = dict[str, Any]
+
+
+def canonical(value: Any) -> str:
+    """JSON in which equal values are equal text: keys sorted, no blanks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{value!r} has no place in a recipe")
+
+
+def fingerprint(value: Any) -> str:
+    """64 hex digits that change whenever the value does."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def recipe_of(step: Any, plugin_source: str | None = None) -> Recipe:
+    """All that a step's result depends on, but for what it reads.
+
+    Never its name's position, `run:`, a path of the work folder or a time.
+    """
+    fields = step.model_dump(mode="json")
+    recipe: Recipe = {"kind": type(step).__name__, "version": step.version, **fields}
+    if "steps" in fields:
+        recipe["steps"] = [recipe_of(child) for child in step.steps]
+    extra = getattr(step, "recipe", None)
+    if extra is not None:
+        recipe.update({f"resolved.{key}": value for key, value in extra().items()})
+    if plugin_source is not None:
+        recipe["plugin_sha256"] = hashlib.sha256(plugin_source.encode()).hexdigest()
+    return json.loads(canonical(recipe))  # type: ignore[no-any-return]  # a dict went in
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`recipe.model: 'ViT-B-32' -> 'ViT-L-14'` for each field that differs, in order."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += [f"{key}.{line}" for line in differences(before, after)]
+        elif before != after:
+            lines.append(f"{key}: {_shown(old, key)} -> {_shown(new, key)}")
+    return lines
+
+
+def _shown(recipe: Recipe, key: str) -> str:
+    return repr(recipe[key]) if key in recipe else "(absent)"
+
+
+def refuse_or_claim(folder: str, name: str, recipe: Recipe) -> None:
+    """Claim a step's folder for a recipe, or refuse where it was made from another one.
+
+    Raises:
+        RecipeChanged: with each field that differs, and both remedies.
+    """
+    url = storage.join(folder, "recipe.json")
+    if not storage.exists(url):
+        storage.commit_json(url, recipe)
+        return
+    changed = differences(storage.read_json(url), recipe)
+    if changed:
+        listed = "\n".join(f"  recipe.{line}" for line in changed)
+        raise RecipeChanged(
+            f"{folder} was made from a different recipe:\n{listed}\n"
+            f"Give the step another `name:` to have both, or run with `--recompute {name}` "
+            "to throw the old one away."
+        )

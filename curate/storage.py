@@ -1,0 +1,322 @@
+"""Files, wherever they are: list, read, and commit all-or-nothing, on a disk or an object store."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from curate.errors import StorageError
+
+
+def is_local(url: str) -> bool:
+    """Whether a path or URL is on this machine's file system."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path of a local URL."""
+    return Path(url.removeprefix("file://"))
+
+
+@lru_cache(maxsize=32)
+def _file_system(protocol: str) -> Any:
+    import fsspec  # 0.1 s, and most runs stay on the local disk
+
+    try:
+        return fsspec.filesystem(protocol)
+    except ImportError as error:
+        extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        remedy = f"pip install 'curate[{extra}]'" if extra else "install its fsspec package"
+        raise StorageError(
+            f"{protocol}:// needs a package that is missing ({error}): {remedy}"
+        ) from None
+    except ValueError as error:
+        raise StorageError(f"{protocol}:// is not a known kind of storage: {error}") from None
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """(fsspec file system, path within it) of a URL."""
+    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    system = _file_system(protocol)
+    return system, system._strip_protocol(url)
+
+
+def join(root: str, *parts: str) -> str:
+    """A path below a root, for both folders and URLs."""
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    if is_local(url):
+        return local_path(url).exists()
+    system, path = file_system(url)
+    return bool(system.exists(path))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file as listed: enough to notice that it is not what it was."""
+
+    url: str
+    bytes: int
+    version: str  # an object store's ETag, or a local file's modification time in ns
+
+
+def entry(url: str) -> Entry:
+    """Size and version of one file; StorageError where it cannot be opened."""
+    if is_local(url):
+        try:
+            status = local_path(url).stat()
+        except OSError as error:
+            raise StorageError(f"{url} cannot be read: {error.strerror}") from None
+        return Entry(url, status.st_size, str(status.st_mtime_ns))
+    system, path = file_system(url)
+    with _named(url, "read"):
+        info = system.info(path)
+    return Entry(url, int(info.get("size") or 0), _version(info))
+
+
+def _version(info: dict[str, Any]) -> str:
+    found = (info.get(name) for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime"))
+    return str(next((value for value in found if value is not None), ""))
+
+
+def glob(pattern: str) -> list[str]:
+    """Sorted URLs of the files that match; [] where none does."""
+    if is_local(pattern):
+        import glob as local_glob
+
+        found = local_glob.glob(str(local_path(pattern)), recursive=True)
+        return sorted(path for path in found if Path(path).is_file())
+    system, path = file_system(pattern)
+    protocol = pattern.split("://", 1)[0]
+    with _named(pattern, "listed"):
+        return sorted(f"{protocol}://{found}" for found in system.glob(path))
+
+
+def names(folder: str) -> list[str]:
+    """Sorted names of the files directly in a folder; [] where there is no such folder."""
+    if is_local(folder):
+        try:
+            with os.scandir(local_path(folder)) as found:
+                return sorted(e.name for e in found if e.is_file() and not e.name.startswith("."))
+        except FileNotFoundError:
+            return []
+    system, path = file_system(folder)
+    try:
+        found = system.ls(path, detail=True, refresh=True)
+    except FileNotFoundError:
+        return []
+    return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+
+
+def folders(folder: str) -> list[str]:
+    """Sorted names of the folders directly in a folder; [] where there is no such folder."""
+    if is_local(folder):
+        try:
+            with os.scandir(local_path(folder)) as found:
+                return sorted(e.name for e in found if e.is_dir() and not e.name.startswith("."))
+        except FileNotFoundError:
+            return []
+    system, path = file_system(folder)
+    try:
+        listed = system.ls(path, detail=True, refresh=True)
+    except FileNotFoundError:
+        return []
+    return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in listed if i["type"] != "file")
+
+
+def size(url: str) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if is_local(url):
+        path = local_path(url)
+        if path.is_file():
+            return path.stat().st_size
+        return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
+    system, path = file_system(url)
+    return int(system.du(path))
+
+
+def free_bytes(url: str) -> int | None:
+    """Bytes free where a local path would be written; None for an object store."""
+    if not is_local(url):
+        return None
+    import shutil
+
+    path = local_path(url).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextmanager
+def _named(url: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise StorageError(f"{url} cannot be {verb}: {reason}") from error
+
+
+@contextmanager
+def opened(url: str) -> Iterator[IO[bytes]]:
+    """A file open for reading; StorageError names it where it cannot be."""
+    with _named(url, "read"):
+        if is_local(url):
+            handle: IO[bytes] = local_path(url).open("rb")
+        else:
+            system, path = file_system(url)
+            handle = system.open(path, "rb")
+    with handle:
+        yield handle
+
+
+def read(url: str) -> bytes:
+    """The whole of a file."""
+    with opened(url) as handle:
+        return handle.read()
+
+
+def read_json(url: str) -> Any:
+    """The value of a JSON file."""
+    return json.loads(read(url))
+
+
+@contextmanager
+def committing(url: str) -> Iterator[IO[bytes]]:
+    """A handle to write to; the file appears whole when the block ends, or not at all.
+
+    Local files are written beside the final name, flushed to the disk and renamed; objects are
+    uploaded by the store's own all-or-nothing put, which is abandoned where the block fails.
+    """
+    if not is_local(url):
+        with _committing_object(url) as handle:
+            yield handle
+        return
+    path = local_path(url)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with _named(url, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = temporary.open("wb", buffering=1 << 20)
+        with handle:
+            yield handle
+            with _named(url, "written"):
+                handle.flush()
+                os.fsync(handle.fileno())
+        with _named(url, "written"):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _committing_object(url: str) -> Iterator[IO[bytes]]:
+    system, path = file_system(url)
+    with _named(url, "written"):
+        handle = system.open(path, "wb", autocommit=False)
+        done = False
+        try:
+            yield handle
+            handle.close()
+            handle.commit()
+            done = True
+        finally:
+            if not done:
+                handle.discard()
+
+
+def commit(url: str, data: bytes) -> None:
+    """Write so that a reader sees the whole file or none of it."""
+    with committing(url) as handle:
+        handle.write(data)
+
+
+def commit_json(url: str, value: Any) -> None:
+    """Write JSON, sorted and indented: the same value gives the same bytes."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    commit(url, text.encode() + b"\n")
+
+
+def commit_array(url: str, array: np.ndarray) -> None:
+    """Write one array as `.npy`."""
+    with committing(url) as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def read_array(url: str) -> np.ndarray:
+    """One `.npy` array; a local one is mapped, not read. Nothing is unpickled."""
+    if is_local(url):
+        with _named(url, "read"):
+            return np.load(local_path(url), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+    return np.load(io.BytesIO(read(url)), allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+
+
+def read_rows(url: str, start: int, stop: int) -> np.ndarray:
+    """Rows start to stop of a one-dimensional `.npy`, reading no more than those."""
+    if is_local(url):
+        return np.array(read_array(url)[start:stop])
+    with opened(url) as handle:
+        version = np.lib.format.read_magic(handle)
+        header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        _, _, dtype = header(handle)
+        handle.seek(handle.tell() + start * dtype.itemsize)
+        return np.frombuffer(handle.read((stop - start) * dtype.itemsize), dtype=dtype)
+
+
+def create(url: str, data: bytes) -> bool:
+    """Write a file only if there is none; False where there is one already."""
+    if is_local(url):
+        path = local_path(url)
+        with _named(url, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, path)  # fails where the name is taken, unlike rename
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+        return True
+    system, path = file_system(url)
+    try:
+        system.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if "PreconditionFailed" in str(error) or "At least one of the pre-conditions" in str(error):
+            return False
+        raise StorageError(f"{url} cannot be written: {error}") from error
+    return True
+
+
+def remove(url: str) -> None:
+    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    if is_local(url):
+        import shutil
+
+        path = local_path(url)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return
+    system, path = file_system(url)
+    if system.exists(path):
+        system.rm(path, recursive=True)

@@ -1,0 +1,227 @@
+"""The filter contract, and lookup by name: one file in this folder is one filter and one YAML name.
+
+A filter decides over columns how many copies of each sample go on. It is a frozen pydantic model
+whose fields are its YAML, in one of three shapes by how much it must see: row, pool or group.
+It knows nothing of Ray, files or other filters; what it needs is passed in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+UNSCORED = "unscored"  # the reason of a sample whose deciding value is null or NaN
+
+Available = Mapping[str, str]  # {column name: dtype as polars prints it, or "" where not known yet}
+State = dict[str, Any]  # JSON values: what a filter learnt
+Summary = Any  # picklable; what one batch contributes to a State
+
+
+class Unbound(ValueError):
+    """A column that the filter needs is missing or ambiguous; the text says what to write."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some survivors, in row order: what every filter sees."""
+
+    frame: pl.DataFrame  # the columns of `needs`; a feature's are fields of one struct; NaN is null
+    uids: np.ndarray  # [N] structured u8,u8
+    addresses: np.ndarray  # [N] uint64, unique and ascending: orders samples that share a uid
+    uniform: Callable[
+        [str], np.ndarray
+    ]  # salt -> [N] float64 in [0, 1), by (seed, step, salt, uid)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a filter says of N samples."""
+
+    copies: np.ndarray  # [N] uint32; 0 removes
+    reason: pl.Series  # [N] string, set where copies is 0
+    because: pl.Series | None = None  # [N] string: what else explains it (the uid kept instead)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows there are."""
+
+    pool: int  # usable rows of the whole pool
+    survivors: int  # rows that reach this step
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What explains a verdict: the deciding columns, and the numbers they were compared with."""
+
+    columns: tuple[str, ...]
+    thresholds: Mapping[str, float]  # {reason: threshold in the unit of its column}
+    scores: tuple[str, ...] = ()  # those columns of which a report draws a distribution
+
+
+class Filter(BaseModel):
+    """A step that removes samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: ClassVar[int] = 1  # rises when the decisions change
+    shorthand: ClassVar[str] = ""  # the field that a bare YAML value stands for
+    makes_copies: ClassVar[bool] = False  # whether copies may exceed 1
+
+    name: str = ""  # the step's name: its kind unless given
+
+    def bind(self, available: Available) -> Filter:
+        """The filter with every column it left out filled in; raises Unbound."""
+        return self
+
+    def problems(self) -> list[str]:
+        """What is wrong that the fields' types cannot say."""
+        return []
+
+    def problems_after_filters(self) -> list[str]:
+        """What is wrong given that another filter stands before this one."""
+        return []
+
+    def needs(self) -> tuple[str, ...]:
+        """The columns it reads, once bound."""
+        raise NotImplementedError  # the contract: every filter says so itself
+
+    def shows(self, state: State) -> Shown:
+        """What explains its verdicts."""
+        return Shown(self.needs(), {})
+
+
+class RowFilter(Filter):
+    """Sees one sample's columns."""
+
+    def passes(self) -> dict[str, pl.Expr]:
+        """Ordered {reason: expression that is true where the sample passes}.
+
+        The first false one is the reason; null means `unscored`.
+        """
+        raise NotImplementedError  # the contract: every row filter says so itself
+
+
+class PoolFilter(Filter):
+    """Sees statistics of all survivors (or the pool), then rows."""
+
+    def over_pool(self) -> bool:
+        """Whether `summarize` sees the whole pool, not only the survivors."""
+        return False
+
+    def start(self, counts: Counts) -> State:
+        """The state before anything was seen."""
+        raise NotImplementedError  # the contract: every pool filter says so itself
+
+    def finished(self, state: State) -> bool:
+        """Whether `keep` can decide with this state, or another pass is needed."""
+        return True
+
+    def summarize(self, batch: Batch, state: State) -> Summary:
+        """What one batch contributes."""
+        raise NotImplementedError  # the contract: every pool filter says so itself
+
+    def merge(self, left: Summary, right: Summary) -> Summary:
+        """Both contributions in one: associative, commutative and exact."""
+        raise NotImplementedError  # the contract: every pool filter says so itself
+
+    def fit(self, summary: Summary | None, state: State) -> State:
+        """The state after one pass; `summary` is None where there was nothing to see."""
+        raise NotImplementedError  # the contract: every pool filter says so itself
+
+    def keep(self, batch: Batch, state: State) -> Verdict:
+        """The verdict over survivors."""
+        raise NotImplementedError  # the contract: every pool filter says so itself
+
+
+class GroupFilter(Filter):
+    """Sees all survivors that share a key."""
+
+    def key(self, batch: Batch) -> pl.DataFrame:
+        """[N] rows: the columns whose equality makes a group; a null makes the sample `unscored`."""
+        raise NotImplementedError  # the contract: every group filter says so itself
+
+    def priority(self, batch: Batch) -> np.ndarray:
+        """[N] float64: within a group higher comes first, NaN last; ties go to the smaller uid."""
+        return np.zeros(len(batch.uids))
+
+    def keep_ranked(self, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """[N] uint32 copies, of each sample's rank in its group (0 = first) and the group's size."""
+        raise NotImplementedError  # the contract: every group filter says so itself
+
+    def reason(self) -> str:
+        """Why a sample that is not kept was removed."""
+        return "duplicate"
+
+
+def column(name: str) -> pl.Expr:
+    """The expression of a column by its full name: `caption`, `clip.similarity`."""
+    struct, dot, inner = name.partition(".")
+    return pl.col(struct).struct.field(inner) if dot else pl.col(name)
+
+
+def judge(filter_: RowFilter, batch: Batch) -> Verdict:
+    """The verdict of a row filter."""
+    reason = pl.lit(None, dtype=pl.String)
+    for name, passes in reversed(filter_.passes().items()):
+        reason = (
+            pl.when(passes.is_null())
+            .then(pl.lit(UNSCORED))
+            .when(~passes)
+            .then(pl.lit(name))
+            .otherwise(reason)
+        )
+    reasons = batch.frame.select(reason.alias("reason")).to_series()
+    if len(reasons) != len(batch.uids):  # an expression over no column gives one value
+        reasons = reasons.new_from_index(0, len(batch.uids))
+    return Verdict(reasons.is_null().to_numpy().astype(np.uint32), reasons)
+
+
+def names() -> list[str]:
+    """The YAML names of all filters that ship."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
+
+
+def find(name: str) -> type[Filter]:
+    """The filter of that YAML name; KeyError says which names are close."""
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        raise KeyError(f"no filter {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    return class_in(importlib.import_module(f"{__name__}.{name}"), Filter)
+
+
+def class_in(module: ModuleType, base: type[Any]) -> type[Any]:
+    """The one public subclass of `base` that a module defines."""
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    ]
+    if len(found) != 1:
+        listed = ", ".join(value.__name__ for value in found) or "none"
+        raise TypeError(f"{module.__name__} must define one {base.__name__}; it defines {listed}")
+    return found[0]
+
+
+def one_of(candidates: Sequence[str], what: str, remedy: str) -> str:
+    """The only candidate; Unbound where there is none or a choice."""
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise Unbound(f"no column gives {what}: {remedy}")
+    raise Unbound(f"several columns give {what}: {', '.join(candidates)}; name one with `column:`")

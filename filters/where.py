@@ -1,0 +1,76 @@
+"""Keep samples for which a SQL condition is true."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+from polars.exceptions import PolarsError
+from pydantic import Field
+
+from filters import Available, Filter, RowFilter, Unbound
+
+
+class Where(RowFilter):
+    """Keeps samples for which a SQL condition over columns is true.
+
+    `where: "language.code = 'en' and clip.similarity > 0.3"`. A condition that is null (a column in
+    it is) removes the sample as `unscored`, as SQL does; write `coalesce(...)` to decide otherwise.
+    """
+
+    shorthand = "sql"
+
+    sql: str = Field(min_length=1, description="a SQL expression that gives true or false")
+
+    def _expression(self) -> pl.Expr:
+        return pl.sql_expr(self.sql)
+
+    def problems(self) -> list[str]:
+        try:
+            self._expression()
+        except PolarsError as error:
+            return [f"not a SQL condition: {error}"]
+        return []
+
+    def bind(self, available: Available) -> Filter:
+        missing = [name for name in self.needs() if name not in available]
+        if missing:
+            raise Unbound(f"nobody produces {', '.join(missing)}")
+        return self
+
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_columns(self._expression())))
+
+    def passes(self) -> dict[str, pl.Expr]:
+        return {"false": self._expression()}
+
+
+def _columns(expression: pl.Expr) -> list[str]:
+    """Full column names of an expression: a struct's fields where it reads fields."""
+    found: list[str] = []
+
+    def walk(node: object, field: str | None = None) -> None:
+        if isinstance(node, list):
+            for item in node:
+                walk(item)
+        elif isinstance(node, dict):
+            if set(node) == {"Column"}:
+                found.append(f"{node['Column']}.{field}" if field else str(node["Column"]))
+                return
+            inner = _field_name(node)
+            if inner is not None:
+                walk(node["Function"]["input"][0], inner)
+                return
+            for value in node.values():
+                walk(value)
+
+    walk(json.loads(expression.meta.serialize(format="json")))
+    return found
+
+
+def _field_name(node: dict[str, object]) -> str | None:
+    function = node.get("Function")
+    if not isinstance(function, dict) or not isinstance(function.get("function"), dict):
+        return None
+    inner = function["function"].get("StructExpr")
+    return str(inner["FieldByName"]) if isinstance(inner, dict) and "FieldByName" in inner else None
