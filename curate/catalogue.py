@@ -42,7 +42,8 @@ class LedgerCatalogue:
         download = self.plan.download()
         names = ["key"] if download is None else ["key", f"{download.name}.part"]
         frame = columns.load(work, self.plan.registries[-1], names, span)[rows]
-        tars, part = (place["url"],), np.zeros(len(rows), dtype=np.int64)
+        tars: tuple[str, ...] = (place["url"],)
+        part = np.zeros(len(rows), dtype=np.int64)
         if download is not None:
             part = frame[download.name].struct.field("part").to_numpy().astype(np.int64)
             last = int(part.max(initial=0))

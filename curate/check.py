@@ -35,7 +35,7 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
 
     Args:
         loaded: The pipeline file.
-        columns: The pool's columns where it was read before; else the head of each source is looked at.
+        columns: The pool's columns where it was read before; else each source's head is read.
     """
     check = _Check(loaded)
     config = loaded.config
@@ -97,28 +97,34 @@ def _has_pictures(sources: Sequence[Source]) -> bool:
 
 def _check_place(check: _Check, step: Step, before: Sequence[Step]) -> None:
     """What a step may not stand after, or without."""
-    config = check.loaded.config
     if any(isinstance(earlier, Write) for earlier in before):
         check.add(step.name, "nothing comes after `write`: it is the last step")
     downloads = [earlier.name for earlier in before if isinstance(earlier, Download)]
-    pictures = _has_pictures(config.pool) or bool(downloads)
     if isinstance(step, Download):
-        if downloads:
-            check.add(step.name, f"the pictures were downloaded by {downloads[0]!r} already")
-        if any(source.shards is not None for source in config.pool):
-            check.add(step.name, "the pool has pictures: a download takes a pool of `urls:` only")
+        _check_download(check, step, downloads)
     asks = isinstance(step, Write) or (isinstance(step, Feature) and step.pictures)
-    if asks and not pictures:
+    if asks and not downloads and not _has_pictures(check.loaded.config.pool):
         check.add(step.name, "the pool has no pictures yet: put `- download: {}` before this step")
-    if not is_filter(step):
-        return
+    if is_filter(step):
+        _check_filter(check, step, before)
+
+
+def _check_download(check: _Check, step: Download, before: Sequence[str]) -> None:
+    if before:
+        check.add(step.name, f"the pictures were downloaded by {before[0]!r} already")
+    if any(source.shards is not None for source in check.loaded.config.pool):
+        check.add(step.name, "the pool has pictures: a download takes a pool of `urls:` only")
+
+
+def _check_filter(check: _Check, step: Step, before: Sequence[Step]) -> None:
     copying = [earlier.name for earlier in before if getattr(earlier, "makes_copies", False)]
     if copying:
         check.add(step.name, f"{copying[0]!r} makes copies: no filter may come after it")
-    if any(is_filter(earlier) and earlier.name != LIMIT for earlier in before):
-        for child in step.steps if isinstance(step, AnyOf) else [step]:
-            for problem in child.problems_after_filters():  # type: ignore[union-attr]  # filters only
-                check.add(step.name, problem)
+    if not any(is_filter(earlier) and earlier.name != LIMIT for earlier in before):
+        return
+    for child in step.steps if isinstance(step, AnyOf) else [step]:
+        for problem in child.problems_after_filters() if isinstance(child, Filter) else []:
+            check.add(step.name, problem)
 
 
 def _bound(check: _Check, step: Step, registry: Registry) -> Step:

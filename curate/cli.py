@@ -51,7 +51,7 @@ def check(file: File, set_: Set = None, limit: Limit = None) -> None:
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 - one parameter is one option of the command
     file: File,
     set_: Set = None,
     limit: Limit = None,

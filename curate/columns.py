@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from curate import storage
-from curate.sample import UID, format_uids, make_uids
+from curate.sample import format_uids, make_uids
 
 ROW = "row"  # row of the block, uint32; the key of every scalar file
 
@@ -29,10 +30,12 @@ Registry = Mapping[str, Column]  # {full name: where}
 
 def write_parquet(url: str, frame: pl.DataFrame) -> None:
     """Commit a frame: the same frame gives the same bytes."""
-    with storage.committing(url) as handle:
+    # Not straight to the file: polars would turn a full disk into an error of its own.
+    with io.BytesIO() as buffer:
         frame.write_parquet(
-            handle, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
+            buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
         )
+        storage.commit(url, buffer.getbuffer())
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -180,7 +183,7 @@ def _aligned(work: str, owner: str, fields: list[str], span: Span) -> pl.DataFra
 
 
 def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
-    """Pool columns of a span, `uid` as 32 hex digits; null where an older block has no such column."""
+    """Pool columns of a span, `uid` in hex; null where an older block has no such column."""
     if "uid" in fields:
         rest = read_pool(work, [name for name in fields if name != "uid"], span)
         texts = pl.Series("uid", format_uids(uids(work, span)), dtype=pl.String)

@@ -13,7 +13,7 @@ from curate.config import LIMIT, AnyOf, Config, Step
 from curate.download import Download
 from curate.features import Feature
 from curate.write import Write
-from filters import Filter, GroupFilter, PoolFilter, RowFilter
+from filters import Filter, GroupFilter, PoolFilter
 from filters.random_sample import RandomSample
 
 
@@ -139,8 +139,3 @@ def needs_of(step: Step) -> tuple[str, ...]:
     if isinstance(step, Download):
         return ("url", "caption")
     return ()
-
-
-def reads_rows(step: Step) -> bool:
-    """Whether a filter judges rows by themselves."""
-    return isinstance(step, RowFilter) or (isinstance(step, AnyOf) and not is_barrier(step))

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 import filters
 from curate import features, plugins
 from curate.download import Download
-from curate.errors import InvalidPipeline, Problem, StorageError
+from curate.errors import InvalidPipeline, Problem
 from curate.features import Feature
 from curate.write import Write
 from curate.yaml_lines import Document, Path, dotted, parse
@@ -68,7 +68,8 @@ class AnyOf(BaseModel):
     steps: tuple[SerializeAsAny[Filter], ...] = Field(min_length=1, description="the filters")
 
 
-Step = Filter | Feature | Download | Write | AnyOf
+M = TypeVar("M", bound=BaseModel)
+Step: TypeAlias = Filter | Feature | Download | Write | AnyOf
 
 
 class Resources(BaseModel):
@@ -379,22 +380,25 @@ def _run(raw: Any, names: list[str], reading: _Reading) -> Run:
     own = {key: value for key, value in raw.items() if key in Run.model_fields and key != "steps"}
     resources = {}
     for key, value in raw.items():
-        if key in own:
-            continue
-        if key not in names:
-            known = [*(name for name in Run.model_fields if name != "steps"), *names]
-            reading.add(("run", key), _did_you_mean(key, known, "neither a setting nor a step:"))
-            continue
-        _unknown_keys(value if isinstance(value, dict) else {}, Resources, ("run", key), reading)
-        found = _validate(Resources, value or {}, ("run", key), reading)
-        if found is not None:
-            resources[key] = found
+        if key not in own:
+            found = _resources(key, value, names, reading)
+            if found is not None:
+                resources[key] = found
     for budget in ("max_removed", "error_budget"):
         given = own.get(budget)
         for step in given if isinstance(given, dict) else ():
             if step not in names:
                 reading.add(("run", budget, step), _did_you_mean(step, names, "no step is called"))
     return _validate(Run, {**own, "steps": resources}, ("run",), reading) or Run()
+
+
+def _resources(key: str, value: Any, names: list[str], reading: _Reading) -> Resources | None:
+    if key not in names:
+        known = [*(name for name in Run.model_fields if name != "steps"), *names]
+        reading.add(("run", key), _did_you_mean(key, known, "neither a setting nor a step:"))
+        return None
+    _unknown_keys(value if isinstance(value, dict) else {}, Resources, ("run", key), reading)
+    return _validate(Resources, value or {}, ("run", key), reading)
 
 
 def _repeated_names(steps: Sequence[Any], reading: _Reading) -> None:
@@ -427,26 +431,23 @@ def _did_you_mean(name: str, known: Sequence[str], what: str) -> str:
     return f"{what} {name!r}; {hint}"
 
 
-def _validate(model: type[Any], values: Any, path: Path, reading: _Reading) -> Any:
+def _validate(model: type[M], values: Any, path: Path, reading: _Reading) -> M | None:
     try:
         return model.model_validate(values)
     except ValidationError as error:
         for found in error.errors():
-            inner = tuple(part for part in found["loc"] if part in _places(values, found["loc"]))
+            inner = _places(values, found["loc"])
             message = found["msg"].removeprefix("Value error, ")
             given = found.get("input")
             if found["type"] != "value_error" and isinstance(given, (str, int, float, bool)):
                 message += f" (got {given!r})"
             reading.add((*path, *inner), message)
         return None
-    except StorageError as error:
-        reading.add(path, str(error))
-        return None
 
 
-def _places(values: Any, loc: tuple[Any, ...]) -> set[Any]:
+def _places(values: Any, loc: tuple[str | int, ...]) -> Path:
     """The parts of a pydantic location that are keys of the YAML, not names of union members."""
-    found: set[Any] = set()
+    found: list[str | int] = []
     for part in loc:
         if isinstance(values, dict) and part in values:
             values = values[part]
@@ -454,5 +455,5 @@ def _places(values: Any, loc: tuple[Any, ...]) -> set[Any]:
             values = values[part]
         else:
             continue
-        found.add(part)
-    return found
+        found.append(part)
+    return tuple(found)

@@ -141,9 +141,10 @@ def write_rows(
 
 
 def summarize(
-    plan: Compiled, before: str, index: int, child: PoolFilter, state: State, span: Span
+    plan: Compiled, before: str, index: int, fitting: tuple[PoolFilter, State], span: Span
 ) -> Summary:
-    """One block's contribution to a pool filter."""
+    """One block's contribution to a pool filter with what it has learnt so far."""
+    child, state = fitting
     seen = plan.pool_after if child.over_pool() else before
     rows = np.flatnonzero(ledger.alive(ledger.read_verdict(plan.work, seen, span)))
     batch = _for_child(plan, batch_of(plan, index, span, rows), child.name)

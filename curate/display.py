@@ -152,6 +152,5 @@ def summary(report: dict[str, Any], work: str) -> str:
         lines.append(
             f"{totals['lost']:,} samples were lost to failed work; run again to retry them"
         )
-    for damaged in report["pool"].get("damaged", []):
-        lines.append(f"damaged: {damaged['url']}: {damaged['damage']}")
+    lines += [f"damaged: {d['url']}: {d['damage']}" for d in report["pool"].get("damaged", [])]
     return "\n".join(lines)

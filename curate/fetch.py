@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What `allow_private_addresses` opens. Link-local is not among them: that is where clouds keep
-# the credentials of a machine, and no picture has ever been served from there.
+# the credentials of a machine.
 PRIVATE_NETWORKS: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -325,10 +325,8 @@ def _connect(
     if not addresses:
         raise FetchError("refused_address", f"{host[:80]} is {found[0][4][0]}")
     for family, kind, protocol, _, address in addresses[:-1]:
-        try:
+        with suppress(FetchError):  # another address of the same host may answer
             return _connect_to((family, kind, protocol), address, patience)
-        except FetchError:
-            continue  # another address of the same host may answer
     family, kind, protocol, _, address = addresses[-1]
     return _connect_to((family, kind, protocol), address, patience)
 

@@ -67,7 +67,7 @@ def wanted(plan: Compiled, place: Place, span: Span) -> np.ndarray:
         return alive
     draws = chance.uniform(plan.config.seed, "probe", columns.uids(plan.work, span))
     usable = columns.read_pool(plan.work, [PROBLEM], span)[PROBLEM].is_null().to_numpy()
-    return alive | ((draws < plan.config.probe) & usable)
+    return np.asarray(alive | ((draws < plan.config.probe) & usable))
 
 
 def missing(plan: Compiled, place: Place, span: Span) -> dict[str, np.ndarray]:
@@ -189,7 +189,7 @@ def _pictures(
 
 
 def _localized(url: str, scratch: str) -> str:
-    """The path of a tar on this machine's disk: an object is copied whole, in one streaming read."""
+    """The path of a tar on this machine's disk: an object is copied whole, in one read."""
     if storage.is_local(url):
         return url
     target = Path(scratch) / url.rsplit("/", 1)[-1]
@@ -298,7 +298,7 @@ def _outcome(plan: Compiled, spec: Download, each: Shard, part: int) -> pl.DataF
 
 
 def _requests(plan: Compiled, spec: Download, unit: Unit, each: Shard) -> pl.DataFrame:
-    """A shard's rows as a download sees them: row, uid, url, caption, and what else the pool has."""
+    """A shard's rows as a download sees them: row, uid, url, caption, all else the pool has."""
     span = Span(unit.block, each.offset, each.offset + each.rows)
     pool = plan.registries[0]
     made = {"key", "width", "height", "original_width", "original_height"}

@@ -1,4 +1,4 @@
-"""One file of the pool -> the columns of its samples: URL lists, tars, img2dataset's pairs of both."""
+"""One file of the pool -> the columns of its samples: URL lists, tars, img2dataset's output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def columns_of(source: Source, url: str) -> dict[str, str]:
             names = [*names, *pl.read_parquet_schema(_local_or_bytes(_companion(url)))]
         else:
             names += _json_fields(url)
-        return {name: "" for name in canonical_names(names, source.columns).values()}
+        return dict.fromkeys(canonical_names(names, source.columns).values(), "")
     schema = _table_schema(url)
     return {
         ours: str(schema[theirs])

@@ -1,4 +1,4 @@
-"""One run at a time in a work folder: a file that names the holder, made only where there is none."""
+"""One run at a time in a work folder: a file that names the holder, made where there is none."""
 
 from __future__ import annotations
 

@@ -135,11 +135,10 @@ def write_ledger(
     numbers, offsets = shards
     rows = np.arange(len(span))
     place = np.searchsorted(offsets, rows, side="right") - 1
-    step, reason = verdict["step"], verdict["reason"]
     fate = (
-        pl.when(step.is_null())
+        pl.when(pl.col("step").is_null())
         .then(pl.lit("kept"))
-        .when(reason.str.starts_with(LOST))
+        .when(pl.col("reason").str.starts_with(LOST))
         .then(pl.lit("lost"))
         .otherwise(pl.lit("removed"))
     )
@@ -148,9 +147,9 @@ def write_ledger(
             "shard": pl.Series(numbers[place], dtype=pl.UInt32),
             "row": pl.Series(rows - offsets[place], dtype=pl.UInt32),
             "uid": format_uids(columns.uids(work, span)),
-            "fate": pl.select(fate).to_series(),
-            "step": step,
-            "reason": reason,
+            "fate": verdict.select(fate=fate).to_series(),
+            "step": verdict["step"],
+            "reason": verdict["reason"],
             "values": values,
             "because": verdict["because"],
             "copies": verdict["copies"],

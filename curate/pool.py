@@ -219,8 +219,8 @@ def _append(
     parts = storage.join(pool_folder(work), "parts")
     jobs = [(number, sources[name], entry.url) for number, (name, entry) in enumerate(fresh)]
     rows: dict[int, tuple[int, str | None, dict[str, str]]] = {}
-    for number, *found in runner.map(partial(_read_part, parts), jobs, "pool"):
-        rows[number] = (found[0], found[1], found[2])
+    for file, count, damage, kinds in runner.map(partial(_read_part, parts), jobs, "pool"):
+        rows[file] = (count, damage, kinds)
     records, block, filled = [], int(table["block"].max()) + 1 if table.height else 0, 0  # type: ignore[arg-type]  # a column of ints
     number = table.height
     pieces: dict[int, list[tuple[int, int, int]]] = {}  # block -> (file, first row, rows)
@@ -254,7 +254,7 @@ def _append(
 
 
 def _slices(rows: int, source: Source) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of each shard of a file; a tar is one shard, an empty file one of 0 rows."""
+    """(first row, rows) of each shard of a file: a tar is one; an empty file has one of 0 rows."""
     step = source.rows_per_shard if source.urls is not None else max(rows, 1)
     for first in range(0, max(rows, 1), step):
         yield first, min(step, rows - first)

@@ -24,10 +24,6 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "error_message": ("error_message",),
 }
-POOL_COLUMNS = (
-    "uid", "key", "url", "caption", "width", "height", "original_width", "original_height", "sha256",
-)  # fmt: skip
-
 _HEX = re.compile(r"[0-9a-fA-F]{1,32}")
 
 
@@ -87,7 +83,7 @@ def canonical_names(names: Iterable[str], overrides: dict[str, str]) -> dict[str
 
     Args:
         names: The columns of a file, in order; where two could be the same column of ours (`text`
-            and `caption`), the one listed first in `FOREIGN_NAMES` wins and the other keeps its name.
+            and `caption`), the one listed first in `FOREIGN_NAMES` wins, the other keeps its name.
         overrides: {our name: their name} as given by the user; these win.
     """
     names = list(names)

@@ -80,22 +80,23 @@ def _look(lanes: Sequence[_Lane], bodies: Iterable[Body], count: int, threads: i
     def prepare(body: Body) -> list[Any]:
         return _prepare(scorers, body)
 
-    seen = 0
+    row = -1
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads, "prepare"))
         # Whatever fails, nothing that still waits is worth its time.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         models = [stack.enter_context(ThreadPoolExecutor(1, "score")) for _ in lanes]
         for row, outcomes in enumerate(_in_order(pool, prepare, bodies, window)):
-            seen += 1
+            if row == count:
+                raise ValueError(f"more than {count} picture files were given for {count} samples")
             for lane, model, outcome in zip(lanes, models, outcomes, strict=True):
                 lane.add(row, outcome, model)
         for lane, model in zip(lanes, models, strict=True):
             lane.send(model)
         for lane in lanes:
             lane.collect()
-    if seen != count:
-        raise ValueError(f"{seen} picture files were given for {count} samples")
+    if row + 1 != count:
+        raise ValueError(f"{row + 1} picture files were given for {count} samples")
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
-class _Walk(Iterator[tuple[str, str, int, int]]):
+class _Walk:
     """(key, extension, offset, size) of each member, in order, and the index made of them."""
 
     def __init__(self, source: Source) -> None:
@@ -104,20 +104,21 @@ class _Walk(Iterator[tuple[str, str, int, int]]):
         self._extensions: dict[str, int] = {}
         self._extension, self._offset, self._size = array("q"), array("q"), array("q")
 
-    def __next__(self) -> tuple[str, str, int, int]:
-        parts = None
-        while parts is None:
-            name, offset, size = next(self._members)
+    def __iter__(self) -> Iterator[tuple[str, str, int, int]]:
+        numbers = self._extensions
+        for name, offset, size in self._members:
             parts = split_name(name)
-        stem, extension = parts
-        number = self._extensions.setdefault(extension, len(self._extensions))
-        if stem != self._stem or number in self._has:
-            self._begin(stem, number)
-        self._has.add(number)
-        self._extension.append(number)
-        self._offset.append(offset)
-        self._size.append(min(size, _BEYOND))
-        return self._keys[-1], extension, offset, size
+            if parts is None:
+                continue
+            stem, extension = parts
+            number = numbers.setdefault(extension, len(numbers))
+            if stem != self._stem or number in self._has:
+                self._begin(stem, number)
+            self._has.add(number)
+            self._extension.append(number)
+            self._offset.append(offset)
+            self._size.append(min(size, _BEYOND))
+            yield self._keys[-1], extension, offset, size
 
     def _begin(self, stem: str, extension: int) -> None:
         key = stem
@@ -225,24 +226,24 @@ class Samples(Iterator[TarSample]):
         return self._extensions is None or extension in self._extensions
 
     def _walked(self) -> Iterator[TarSample]:
-        missing = None if self._wanted is None else len(set(self._wanted))
+        missing = len(set(self._wanted)) if self._wanted is not None else -1
         with _opened(self._url) as source:
             walk = _Walk(source)
-            sample: TarSample | None = None
+            current, sample = None, None  # key of the walk; the sample of that key, where wanted
             for key, extension, offset, size in walk:
-                if sample is None or key != sample.key:
-                    if sample is not None and self._wants(sample.key):
+                if key != current:
+                    if sample is not None:
                         yield sample
-                        missing = None if missing is None else missing - 1
+                        missing -= 1
                     if missing == 0:
                         return
-                    sample = TarSample(key, {})
-                if self._wants(key) and self._takes(extension):
+                    current, sample = key, TarSample(key, {}) if self._wants(key) else None
+                if sample is not None and self._takes(extension):
                     body = source.read(offset, size)
                     if len(body) == size:  # else the tar is cut here
                         sample.members[extension] = body
             self.index = walk.index()
-        if sample is not None and self._wants(sample.key) and sample.key in self.index.keys[-1:]:
+        if sample is not None and sample.key in self.index.keys[-1:]:
             yield sample
 
     def _indexed(self, index: TarIndex) -> Iterator[TarSample]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob as local_glob
+import hashlib
 import io
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,9 +98,8 @@ def _version(info: dict[str, Any]) -> str:
 def glob(pattern: str) -> list[str]:
     """Sorted URLs of the files that match; [] where none does."""
     if is_local(pattern):
-        import glob as local_glob
-
-        found = local_glob.glob(str(local_path(pattern)), recursive=True)
+        # Path.glob takes no absolute pattern.
+        found = local_glob.glob(str(local_path(pattern)), recursive=True)  # noqa: PTH207
         return sorted(path for path in found if Path(path).is_file())
     system, path = file_system(pattern)
     protocol = pattern.split("://", 1)[0]
@@ -144,16 +146,14 @@ def size(url: str) -> int:
         if path.is_file():
             return path.stat().st_size
         return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
-    system, path = file_system(url)
-    return int(system.du(path))
+    system, place = file_system(url)
+    return int(system.du(place))
 
 
 def free_bytes(url: str) -> int | None:
     """Bytes free where a local path would be written; None for an object store."""
     if not is_local(url):
         return None
-    import shutil
-
     path = local_path(url).absolute()
     while not path.exists():
         path = path.parent
@@ -188,6 +188,15 @@ def read(url: str) -> bytes:
         return handle.read()
 
 
+def sha256(url: str) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with opened(url) as handle:
+        while piece := handle.read(8 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def read_json(url: str) -> Any:
     """The value of a JSON file."""
     return json.loads(read(url))
@@ -209,16 +218,43 @@ def committing(url: str) -> Iterator[IO[bytes]]:
     try:
         with _named(url, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = temporary.open("wb", buffering=1 << 20)
-        with handle:
+            raw = _NamedFile(temporary, url)
+        with io.BufferedWriter(raw, buffer_size=1 << 20) as handle:
             yield handle
-            with _named(url, "written"):
-                handle.flush()
-                os.fsync(handle.fileno())
+            handle.flush()
+            raw.sync()
         with _named(url, "written"):
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with _named(url, "written"):
+            temporary.unlink(missing_ok=True)
+
+
+class _NamedFile(io.RawIOBase):
+    """A new file whose every failure (a full disk, say) is a StorageError that names its URL.
+
+    It keeps its descriptor to itself: numpy and polars would write to that past the error handling.
+    """
+
+    def __init__(self, path: Path, url: str) -> None:
+        self._file = io.FileIO(path, "xb")
+        self._url = url
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        with _named(self._url, "written"):
+            return self._file.write(data)
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        with _named(self._url, "written"):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 @contextmanager
@@ -237,7 +273,7 @@ def _committing_object(url: str) -> Iterator[IO[bytes]]:
                 handle.discard()
 
 
-def commit(url: str, data: bytes) -> None:
+def commit(url: str, data: bytes | memoryview) -> None:
     """Write so that a reader sees the whole file or none of it."""
     with committing(url) as handle:
         handle.write(data)
@@ -294,9 +330,9 @@ def create(url: str, data: bytes) -> bool:
             finally:
                 temporary.unlink()
         return True
-    system, path = file_system(url)
+    system, place = file_system(url)
     try:
-        system.pipe_file(path, data, mode="create")
+        system.pipe_file(place, data, mode="create")
     except FileExistsError:
         return False
     except OSError as error:
@@ -309,14 +345,12 @@ def create(url: str, data: bytes) -> bool:
 def remove(url: str) -> None:
     """Remove a file or a folder with all in it; nothing happens where there is none."""
     if is_local(url):
-        import shutil
-
         path = local_path(url)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
         return
-    system, path = file_system(url)
-    if system.exists(path):
-        system.rm(path, recursive=True)
+    system, place = file_system(url)
+    if system.exists(place):
+        system.rm(place, recursive=True)

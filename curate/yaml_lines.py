@@ -52,7 +52,7 @@ def parse(text: str) -> Document:
     except yaml.YAMLError as error:
         return Document(None, {}, [Problem(0, "", f"not YAML: {error}")])
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        loader.dispose()
 
 
 class _Reader:

@@ -148,7 +148,7 @@ class GroupFilter(Filter):
     """Sees all survivors that share a key."""
 
     def key(self, batch: Batch) -> pl.DataFrame:
-        """[N] rows: the columns whose equality makes a group; a null makes the sample `unscored`."""
+        """[N] rows: columns whose equality makes a group; a null makes the sample `unscored`."""
         raise NotImplementedError  # the contract: every group filter says so itself
 
     def priority(self, batch: Batch) -> np.ndarray:
@@ -156,7 +156,7 @@ class GroupFilter(Filter):
         return np.zeros(len(batch.uids))
 
     def keep_ranked(self, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
-        """[N] uint32 copies, of each sample's rank in its group (0 = first) and the group's size."""
+        """[N] uint32 copies, of each sample's rank in its group (0 = first) and its size."""
         raise NotImplementedError  # the contract: every group filter says so itself
 
     def reason(self) -> str:

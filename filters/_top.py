@@ -22,7 +22,7 @@ DIGITS = 65_536
 
 
 def exact_share(fraction: float, rows: int) -> int:
-    """floor(fraction * rows), the fraction taken as the decimal that was written (0.29 of 100 is 29)."""
+    """floor(fraction * rows), the fraction taken as the decimal written (0.29 of 100 is 29)."""
     return int((Decimal(repr(fraction)) * rows).to_integral_value(ROUND_FLOOR))
 
 

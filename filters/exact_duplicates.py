@@ -59,7 +59,7 @@ class ExactDuplicates(GroupFilter):
             return np.zeros(len(batch.uids))
         values = batch.frame.select(column(rank).cast(pl.Float64)).to_series()
         numbers = values.fill_null(float("nan")).to_numpy()
-        return numbers if isinstance(self.keep, _Highest) else -numbers
+        return np.asarray(numbers if isinstance(self.keep, _Highest) else -numbers)
 
     def keep_ranked(self, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
         return (rank == 0).astype(np.uint32)

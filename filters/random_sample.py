@@ -10,7 +10,7 @@ from filters._top import Of, Top
 
 
 class RandomSample(Filter):
-    """Keeps exactly `count` samples, or floor(`fraction` * n), chosen by a hash of (seed, step, uid).
+    """Keeps exactly `count` samples, or floor(`fraction` * n), by a hash of (seed, step, uid).
 
     The same samples are chosen for any order, sharding and worker count, and a larger share keeps
     all that a smaller one kept.

@@ -1,4 +1,4 @@
-"""A tiny CLIP with random weights, and drawn pictures: real parts for tests that need no quality."""
+"""A tiny CLIP with random weights, and drawn pictures, for tests that need no quality."""
 
 import io
 import json

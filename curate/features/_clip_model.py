@@ -32,6 +32,12 @@ CPU_SLICE = 32
 MAX_RESIZED_PIXELS = 1 << 24  # 50 MB: `shortest` enlarges the long side of a narrow picture too
 MAX_CACHED_WORDS = 500_000  # open_clip's tokenizer keeps every word it ever met, 150 bytes each
 
+# What loaders raise on files that are not weights, or not those of this architecture.
+UNREADABLE = (
+    RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError,
+    SafetensorError,
+)  # fmt: skip
+
 
 class ClipScorer:
     """One model on one device.
@@ -184,9 +190,7 @@ def _load(source: Source, precision: str, device: torch.device) -> tuple[Any, An
         )
     except torch.OutOfMemoryError:
         raise
-    except (
-        RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError, SafetensorError,
-    ) as error:  # fmt: skip
+    except UNREADABLE as error:
         lines = str(error).splitlines()
         raise ConfigError(
             f"{source.weights} cannot be loaded as {source.model}: {' '.join(lines[:2])}"

@@ -32,13 +32,15 @@ def read_header(stream: IO[bytes]) -> Image.Image:
     we can, by a warning, and Python's warning filters cannot be set for one thread alone.
 
     Raises:
-        Unscorable: `not_an_image`, or `image_too_large` where a reader itself refuses the size.
+        Unscorable: `not_an_image` (it begins like none), `truncated_image` (it begins like one, and
+            cannot be read) or `image_too_large` (where a reader itself refuses the size).
     """
     Image.init()
     prefix = stream.read(16)
+    kind = "not_an_image"
     for name in FORMATS:
         factory, accepts = Image.OPEN.get(name, (None, None))
-        if factory is None or (accepts is not None and accepts(prefix) is not True):
+        if factory is None or accepts is None or accepts(prefix) is not True:
             continue
         stream.seek(0)
         try:
@@ -46,16 +48,16 @@ def read_header(stream: IO[bytes]) -> Image.Image:
         except Image.DecompressionBombError:
             raise Unscorable("image_too_large") from None
         except BROKEN:
-            continue
-    raise Unscorable("not_an_image")
+            kind = "truncated_image"
+    raise Unscorable(kind)
 
 
 def decode_rgb(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame in RGB, as `Image.open(stream).convert("RGB")` gives it; EXIF is not applied.
 
     Raises:
-        Unscorable: `not_an_image`, `truncated_image` (the header reads, the pixels do not) or
-            `image_too_large` (more than `max_pixels`, by the header: nothing is decoded).
+        Unscorable: `not_an_image`, `truncated_image` (it begins like a picture, and cannot be read
+            to its end) or `image_too_large` (more than `max_pixels`: nothing is decoded).
     """
     image = read_header(stream)
     if image.width * image.height > max_pixels:

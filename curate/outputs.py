@@ -1,0 +1,121 @@
+"""What is made from the last verdict: ledger, subset, report and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import columns, ledger, storage, subset
+from curate.catalogue import SHARED_UIDS, LedgerCatalogue
+from curate.columns import Span
+from curate.compiled import Compiled
+from curate.decide import shown_by
+from curate.flow import Done
+from curate.phases import Run
+from curate.pool import Pool
+from curate.report import Facts, write_report
+from curate.runner import Runner
+from curate.step import fingerprint
+from curate.write import Cut, ShardResult, Write, plan_write, write_shard
+from curate.write import finish as finish_writing
+
+
+def write_ledger(run: Run) -> None:
+    """Write the ledger of every block; its counts must be those of the last verdict."""
+    plan = run.plan
+    explained = {}
+    for index, step in enumerate(plan.steps):
+        shown = shown_by(step, run.states)
+        names = [name for one in shown.values() for name in one.columns]
+        explained[step.name] = ledger.Explained(tuple(dict.fromkeys(names)), plan.registries[index])
+    work = partial(_ledger_block, plan, run.before, _shard_places(run.pool), explained)
+    counts = run.map_counts(work, "ledger")
+    assert counts.sort("step", "reason").equals(run.counts.sort("step", "reason")), (
+        "the ledger disagrees"
+    )
+    assert int(counts["rows"].sum()) == run.pool.rows, "rows were lost between pool and ledger"
+
+
+def _shard_places(pool: Pool) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    places = {}
+    filled = pool.table.filter(pl.col("rows") > 0)
+    for (block,), part in filled.group_by(["block"]):
+        part = part.sort("offset")
+        places[int(block)] = (part["number"].to_numpy(), part["offset"].to_numpy())
+    return places
+
+
+def _ledger_block(
+    plan: Compiled,
+    after: str,
+    places: dict[int, tuple[np.ndarray, np.ndarray]],
+    explained: dict[str, ledger.Explained],
+    span: Span,
+) -> pl.DataFrame:
+    counts = ledger.write_ledger(plan.work, after, span, places[span.block], explained)
+    verdict = ledger.read_verdict(plan.work, after, span)
+    kept = np.flatnonzero(ledger.alive(verdict))
+    addresses = (np.uint64(span.block) << np.uint64(32)) + kept.astype(np.uint64)
+    copies = verdict["copies"].to_numpy()[kept]
+    uids = columns.uids(plan.work, span)[kept]
+    subset.save_run(_run_file(plan.work, span.block), uids, addresses, copies)
+    return counts
+
+
+def _run_file(work: str, block: int) -> str:
+    return storage.join(work, "state", "subset", f"{block:04d}.npy")
+
+
+def write_subset(run: Run) -> None:
+    """Write the kept uids, sorted, and remember which rows share theirs."""
+    work = run.plan.work
+    runs = [_run_file(work, span.block) for span in run.spans()]
+    shared = subset.merge(runs, storage.join(work, "subset.npy"))
+    storage.commit_array(storage.join(work, SHARED_UIDS), shared)
+    storage.remove(storage.join(work, "state", "subset"))
+
+
+def make_report(run: Run) -> dict[str, Any]:
+    """Write report.json and its page, and give what report.json holds."""
+    facts = Facts(run.plan, run.pool, run.counts, run.states, run.before)
+    return write_report(facts, run.runner)
+
+
+def write_shards(run: Run, spec: Write) -> str | None:
+    """Write the output shards; where those that are there are stale, leave them and say so."""
+    plan = run.plan
+    folder = storage.join(plan.work, "shards")
+    selection = storage.sha256(storage.join(plan.work, "subset.npy"))
+    recipe = {**plan.recipes[spec.name], "subset": selection, "pool": run.pool.fingerprint()}
+    claim = storage.join(folder, "recipe.json")
+    if storage.exists(claim) and storage.read_json(claim) != recipe:
+        return (
+            f"{folder} holds an older selection and was left as it is; everything else is up to "
+            f"date. Run with `--recompute {spec.name}` to write it anew."
+        )
+    storage.commit_json(claim, recipe)
+    catalogue = LedgerCatalogue(plan, run.before, run.pool.table)
+    mapper = partial(_mapped, run.runner, spec.name)
+    writing = plan_write(spec, catalogue, fingerprint(recipe), mapper)
+    cuts = (writing.cut(number) for number in range(writing.shards))
+    run.recorder.begin(spec.name, writing.shards)
+    results = []
+    for result in run.runner.map(partial(_write_one, catalogue, folder), cuts, spec.name):
+        run.lease.check()
+        run.recorder.task(spec.name, Done(result.samples, 0, 0.0, result.bytes))
+        results.append(result)
+    run.recorder.end(spec.name)
+    finish_writing(writing, results, folder)
+    return None
+
+
+def _mapped(runner: Runner, label: str, work: Any, items: Any) -> Iterator[Any]:
+    return runner.map(work, items, label)
+
+
+def _write_one(catalogue: LedgerCatalogue, folder: str, cut: Cut) -> ShardResult:
+    return write_shard(cut, catalogue, folder)

@@ -1,0 +1,353 @@
+"""Phases of steps over shards and blocks: flow, then a verdict, then at most one barrier."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from curate import columns, decide, ledger, storage
+from curate.columns import Span
+from curate.compiled import Compiled, Phase, is_scorer
+from curate.config import Step
+from curate.decide import States, pool_children
+from curate.download import Download
+from curate.errors import BudgetExceeded
+from curate.features import Feature
+from curate.flow import Done, Place, missing, open_stage
+from curate.lease import Lease
+from curate.pool import Pool, Unit
+from curate.records import Recorder
+from curate.runner import Lost, Needs, Runner, Stage, fold
+from curate.shuffle import MEMBER, Exchange, partitions
+from curate.step import fingerprint
+from filters import Counts, GroupFilter, PoolFilter
+
+
+@dataclass
+class Run:
+    """What the run loop holds: small values only."""
+
+    plan: Compiled
+    pool: Pool
+    runner: Runner
+    lease: Lease
+    recorder: Recorder
+    chain: str = ""
+    before: str = ledger.START
+    states: States = field(default_factory=dict)
+    counts: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    def spans(self) -> list[Span]:
+        """Every block, whole."""
+        return [Span(block, 0, int(rows)) for block, rows in enumerate(self.pool.block_rows())]
+
+    def survivors(self) -> int:
+        """Rows still in."""
+        return int(self.counts.filter(pl.col("step").is_null())["rows"].sum())
+
+    def map_counts(self, work: Any, label: str) -> pl.DataFrame:
+        """Run a block task that gives counts over all blocks, and add them up."""
+        spans = self.spans()
+        self.recorder.begin(label, len(spans))
+        total = fold(self._watched(self.runner.map(work, spans, label), label), ledger.add_counts)
+        self.recorder.end(label)
+        return total if total is not None else no_counts()
+
+    def _watched(self, results: Iterator[Any], label: str) -> Iterator[Any]:
+        for result in results:
+            self.lease.check()
+            self.recorder.task(label)
+            yield result
+
+
+def no_counts() -> pl.DataFrame:
+    """The counts of a pool without blocks."""
+    return ledger.counts(pl.DataFrame(schema=ledger.SCHEMA))
+
+
+def _stages(run: Run, phase: Phase) -> list[Place]:
+    """The downloads and features of a phase; neighbours that look at pictures share one decode."""
+    places: list[Place] = []
+    previous = -2
+    for index in range(phase.first, phase.stop):
+        step = run.plan.steps[index]
+        if not is_scorer(step):
+            continue
+        last = run.plan.steps[previous] if previous >= 0 else None
+        together = (
+            previous == index - 1
+            and isinstance(step, Feature)
+            and isinstance(last, Feature)
+            and step.pictures == last.pictures
+        )
+        if together:
+            places[-1] = replace(places[-1], steps=(*places[-1].steps, index))
+        else:
+            places.append(Place(run.before, phase.first, (index,)))
+        previous = index
+    return places
+
+
+@dataclass(frozen=True)
+class _Station:
+    """A stage of a flow, and where it stands in the pipeline."""
+
+    name: str
+    place: Place
+    stage: Stage
+
+
+def flow(run: Run, phase: Phase) -> None:
+    """Download and score what is missing, shard by shard, stage after stage."""
+    places = _stages(run, phase)
+    if not places or _is_current(run, phase):
+        return
+    wanted = _wanted_units(run, places)
+    stations = [_station(run.plan, place) for place in places]
+    for station in stations:
+        run.recorder.begin(station.name, len(wanted))
+    lost = _run_stations(run, stations, wanted)
+    for station in stations:
+        run.recorder.end(station.name)
+    for name in (run.plan.steps[index].name for place in places for index in place.steps):
+        compact = partial(_compact, run.plan.work, name)
+        for _ in run.runner.map(compact, range(run.pool.blocks), "compact"):
+            run.lease.check()
+    run.plan = replace(run.plan, lost={**run.plan.lost, **lost})
+
+
+def _wanted_units(run: Run, places: Sequence[Place]) -> set[int]:
+    look = partial(_pending, run.plan, places)
+    found = run.runner.map(look, _by_block(run.pool), "look")
+    return {number for numbers in found for number in numbers}
+
+
+def _station(plan: Compiled, place: Place) -> _Station:
+    name = "+".join(plan.steps[index].name for index in place.steps)
+    stage = Stage(name, partial(open_stage, plan, place), _needs(plan, place))
+    return _Station(name, place, stage)
+
+
+def _run_stations(
+    run: Run, stations: Sequence[_Station], wanted: set[int]
+) -> dict[str, dict[int, str]]:
+    """Send the wanted units through all stations; what was lost, by step and unit."""
+    lost: dict[str, dict[int, str]] = {}
+    if not wanted:
+        return lost
+    units = (unit for unit in run.pool.units() if unit.number in wanted)
+    for number, unit, result in run.runner.flow([s.stage for s in stations], units):
+        run.lease.check()
+        station = stations[number]
+        if isinstance(result, Lost):
+            for index in station.place.steps:
+                lost.setdefault(run.plan.steps[index].name, {})[unit.number] = result.kind
+            run.recorder.task(station.name)
+        else:
+            assert isinstance(result, Done), result
+            run.recorder.task(station.name, result)
+    return lost
+
+
+def _compact(work: str, name: str, block: int) -> None:
+    columns.store(work, name).compact(block)
+
+
+def _by_block(pool: Pool) -> Iterator[list[Unit]]:
+    block: list[Unit] = []
+    for unit in pool.units():
+        if block and unit.block != block[0].block:
+            yield block
+            block = []
+        block.append(unit)
+    if block:
+        yield block
+
+
+def _pending(plan: Compiled, places: Sequence[Place], units: list[Unit]) -> list[int]:
+    """Numbers of the units of a block in which a stage has something to do."""
+    found = []
+    for unit in units:
+        span = Span(unit.block, unit.start, unit.stop, unit.number)
+        if plan.retry_failed and any(isinstance(plan.steps[p.steps[0]], Download) for p in places):
+            found.append(unit.number)
+            continue
+        # A later stage can only be looked at once the earlier ones are complete.
+        if any(m.any() for place in places for m in missing(plan, place, span).values()):
+            found.append(unit.number)
+    return found
+
+
+def _needs(plan: Compiled, place: Place) -> Needs:
+    steps = [plan.steps[index] for index in place.steps]
+    given = plan.config.run.steps.get(steps[0].name)
+    gpus = given.gpus if given and given.gpus is not None else 0.0
+    cpus = given.cpus if given and given.cpus is not None else 1.0
+    memory = given.memory_gb if given else None
+    return Needs(cpus, gpus, memory, given.actors if given else None)
+
+
+def _is_current(run: Run, phase: Phase) -> bool:
+    """Whether the verdicts of a phase's flowing steps are there already, made from the same."""
+    if run.plan.retry_failed:
+        return False
+    after = run.plan.steps[phase.stop - 1].name
+    state = _read_state(run.plan.work, after)
+    return (
+        state is not None
+        and state["chain"] == _chain(run, phase)
+        and state["probe"] == run.plan.config.probe
+    )
+
+
+def _chain(run: Run, phase: Phase) -> str:
+    chain = run.chain
+    for index in range(phase.first, phase.stop):
+        chain = _linked(run, chain, run.plan.steps[index])
+    return chain
+
+
+def _linked(run: Run, chain: str, step: Step) -> str:
+    """The fingerprint of a verdict: all before it, the step, and what else decides."""
+    name = step.name
+    link: list[Any] = [chain, name, run.plan.recipes[name], run.plan.lost.get(name, {})]
+    if isinstance(step, Download):
+        link.append(_download_content(run, name))
+    return fingerprint(link)
+
+
+def _download_content(run: Run, name: str) -> str:
+    """What a download has: (row, status, hash) of every row, not times or messages."""
+    digest = hashlib.sha256()
+    for block in range(run.pool.blocks):
+        found = columns.store(run.plan.work, name).read(block, ["status", "error", "sha256"])
+        digest.update(found.hash_rows(0).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _state_file(work: str, after: str) -> str:
+    return storage.join(work, "state", f"{after}.json")
+
+
+def _read_state(work: str, after: str) -> dict[str, Any] | None:
+    url = _state_file(work, after)
+    return storage.read_json(url) if storage.exists(url) else None
+
+
+def _seal_state(run: Run, after: str, states: States) -> None:
+    counts = run.counts.sort("step", "reason").rows()
+    value = {
+        "chain": run.chain,
+        "probe": run.plan.config.probe,
+        "counts": [list(row) for row in counts],
+        "states": states,
+    }
+    storage.commit_json(_state_file(run.plan.work, after), value)
+
+
+def _reuse(run: Run, after: str) -> bool:
+    """Take over a verdict made from the very same, if there is one."""
+    state = _read_state(run.plan.work, after)
+    if state is None or state["chain"] != run.chain:
+        storage.remove(_state_file(run.plan.work, after))
+        return False
+    run.counts = pl.DataFrame(state["counts"], schema=no_counts().schema, orient="row")
+    run.states.update(state["states"])
+    run.before = after
+    return True
+
+
+def rows(run: Run, phase: Phase) -> None:
+    """Materialise the verdict after the flowing steps of a phase."""
+    if phase.first == phase.stop:
+        return
+    after = run.plan.steps[phase.stop - 1].name
+    run.chain = _chain(run, phase)
+    if not _reuse(run, after):
+        work = partial(decide.write_rows, run.plan, run.before, after, (phase.first, phase.stop))
+        run.counts = run.map_counts(work, after)
+        run.before = after
+        _seal_state(run, after, {})
+    _check_budgets(run, range(phase.first, phase.stop))
+
+
+def barrier(run: Run, index: int) -> None:
+    """Fit and apply one step that must see all survivors."""
+    step = run.plan.steps[index]
+    run.chain = _linked(run, run.chain, step)
+    if not _reuse(run, step.name):
+        if isinstance(step, GroupFilter):
+            run.counts = _grouped(run, index, step)
+            states: States = {step.name: {}}
+        else:
+            states = {child.name: _fitted(run, index, child) for child in pool_children(step)}
+            work = partial(decide.write_kept, run.plan, run.before, index, states)
+            run.counts = run.map_counts(work, step.name)
+        run.states.update(states)
+        run.before = step.name
+        _seal_state(run, step.name, states)
+    _check_budgets(run, (index,))
+
+
+def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
+    state = child.start(Counts(run.states["pool"]["rows"], run.survivors()))
+    while not child.finished(state):
+        work = partial(decide.summarize, run.plan, run.before, index, (child, state))
+        summary = fold(run.runner.map(work, run.spans(), child.name), child.merge)
+        state = child.fit(summary, state)
+        run.lease.check()
+    return state
+
+
+def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
+    plan, spans = run.plan, run.spans()
+    folder = storage.join(plan.work, "state", f"{step.name}-shuffle")
+    storage.remove(folder)
+    readers = partitions(run.survivors(), MEMBER.itemsize)
+    there = Exchange(storage.join(folder, "there"), len(spans), readers)
+    back = Exchange(storage.join(folder, "back"), readers, len(spans))
+    send = partial(decide.send_members, plan, run.before, index, there)
+    for _ in run.runner.map(send, spans, step.name):
+        run.lease.check()
+    if spans:
+        settle = partial(decide.decide_partition, step, there, back)
+        for _ in run.runner.map(settle, range(readers), step.name):
+            run.lease.check()
+    counts = run.map_counts(partial(decide.write_groups, plan, run.before, index, back), step.name)
+    storage.remove(folder)
+    return counts
+
+
+def _check_budgets(run: Run, indices: Sequence[int]) -> None:
+    """Stop where a step removed, or lost, more than the pipeline file allows."""
+    settings = run.plan.config.run
+    for index in indices:
+        name = run.plan.steps[index].name
+        entered, removed, lost = step_totals(run.counts, run.plan, index)
+        allowed = settings.max_removed.get(name)
+        if allowed is not None and removed > allowed * entered:
+            raise BudgetExceeded(
+                f"{name} removed {removed} of {entered} rows ({removed / entered:.1%}); "
+                f"run.max_removed.{name} allows {allowed:.1%}"
+            )
+        budget = settings.error_budget.get(name, 0.0)
+        if lost > budget * entered:
+            raise BudgetExceeded(
+                f"{name} lost {lost} of {entered} rows ({lost / entered:.2%}) to failed work; "
+                f"run.error_budget.{name} allows {budget:.2%}. Run again to retry them."
+            )
+
+
+def step_totals(counts: pl.DataFrame, plan: Compiled, index: int) -> tuple[int, int, int]:
+    """(rows in, rows removed, rows lost) of a step."""
+    earlier = [ledger.START, *(step.name for step in plan.steps[:index])]
+    gone = int(counts.filter(pl.col("step").is_in(earlier))["rows"].sum())
+    own = counts.filter(pl.col("step") == plan.steps[index].name)
+    is_lost = pl.col("reason").str.starts_with(ledger.LOST)
+    lost = int(own.filter(is_lost)["rows"].sum())
+    return int(counts["rows"].sum()) - gone, int(own["rows"].sum()) - lost, lost

@@ -1,0 +1,1 @@
+"""The quickstart: drawn pictures with planted defects, and the small CLIP that scores them."""

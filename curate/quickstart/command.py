@@ -1,0 +1,75 @@
+"""The quickstart: draw a pool with known defects, serve it, curate it, and say what was caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from curate import ledger
+from curate.config import load
+from curate.display import summary
+from curate.pipeline import Options, Outcome, run
+from curate.pool import load_table
+from curate.quickstart.plant import Planted, catches, plant, write_url_list
+from curate.quickstart.serve import serve
+from curate.records import Observe
+
+SEED = 0
+
+
+def pipeline_file() -> Path:
+    """pipelines/quickstart.yaml: inside the installed package, or in a checkout."""
+    here = Path(__file__).parent
+    inside = here / "quickstart.yaml"
+    return inside if inside.exists() else here.parents[1] / "pipelines" / "quickstart.yaml"
+
+
+def run_quickstart(folder: Path, observe: Observe) -> tuple[Outcome, list[str]]:
+    """Run it in a folder; the outcome, and what to print.
+
+    Running it again in the same folder finishes, or repeats, the same run: the pool is drawn from
+    a fixed seed and its list is written only once, so that its addresses stay what they were.
+    """
+    planted = plant(SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    urls = folder / "urls.parquet"
+    with serve(planted.answers) as base_url:
+        if not _lists(urls, base_url):
+            write_url_list(planted, base_url, urls)
+        overrides = (f"pool.urls={urls}", f"work={folder / 'work'}")
+        loaded = load(str(pipeline_file()), overrides)
+        outcome = run(loaded, Options(), observe)
+    work = loaded.config.work
+    lines = [summary(outcome.report, work), "", *_caught(planted, base_url, work)]
+    lines += ["", f"The report: {folder / 'work' / 'report' / 'index.html'}"]
+    return outcome, lines
+
+
+def _lists(urls: Path, base_url: str) -> bool:
+    """Whether a list is there that names this server (another port means other uids)."""
+    if not urls.exists():
+        return False
+    return bool(pl.read_parquet(urls)["url"].str.starts_with(base_url).any())
+
+
+def _caught(planted: Planted, base_url: str, work: str) -> Iterator[str]:
+    """What was planted, and how much of it was removed."""
+    kept = _kept_rows(planted, base_url, work)
+    yield f"{'planted':<16}  {'rows':>5}  {'removed':>7}"
+    for catch in catches(planted, kept):
+        name = catch.defect or "nothing wrong"
+        yield f"{name:<16}  {catch.planted:>5}  {catch.removed:>7}"
+
+
+def _kept_rows(planted: Planted, base_url: str, work: str) -> list[int]:
+    """Numbers of the planted rows that the ledger says were kept."""
+    numbers = {(row.url(base_url), row.caption): n for n, row in enumerate(planted.rows)}
+    kept = []
+    for block in range(int(load_table(work)["block"].max()) + 1):  # type: ignore[arg-type]  # a column of ints
+        fate = ledger.read_ledger(work, block)["fate"].to_list()
+        pool = pl.read_parquet(Path(work) / "pool" / f"block-{block:04d}.parquet")
+        pairs = pool.select("url", "caption").rows()
+        kept += [numbers[pair] for pair, what in zip(pairs, fate, strict=True) if what == "kept"]
+    return kept

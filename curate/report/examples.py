@@ -1,0 +1,276 @@
+"""Which samples a report shows: those nearest to a threshold, and a few of each other reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from curate import chance, columns, ledger
+from curate.columns import Span
+from curate.compiled import Compiled, is_filter
+from curate.flow import part_stem
+from curate.report.facts import Facts, Look, looks, plain, public, stops
+from curate.report.histogram import scores
+from curate.runner import Runner, fold
+from curate.sample import format_uids
+
+SHOWN = 8  # samples of one gallery
+REASONS = 20  # of one step that have a gallery, the commonest first
+LONGEST = 4_000  # characters of a caption; deciding values have a tenth of that
+
+
+Side = Literal["kept", "removed"]
+SIDES: tuple[Side, Side] = ("kept", "removed")
+
+
+@dataclass(frozen=True)
+class Border:
+    """A threshold, in the unit of its column."""
+
+    score: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Samples that are shown together: the nearest to a border, or those of the smallest hash."""
+
+    index: int  # of the step
+    step: str
+    filter: str
+    reason: str
+    side: Side
+    columns: tuple[str, ...]  # the deciding values
+    border: Border | None = None
+
+
+def choose(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
+    """Up to SHOWN samples for each gallery that has any, and all that a page says of them."""
+    galleries = list(_galleries(facts))
+    work = partial(_candidates, facts.plan, facts.after, galleries)
+    found = fold(runner.map(work, facts.spans(), "report"), _best) if galleries else None
+    if found is None or not found.height:
+        return []
+    chosen = found.sort("gallery", "rank", "f0", "f1", "block", "row")
+    samples = _described(facts, galleries, chosen, runner)
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for record in chosen.iter_rows(named=True):
+        gallery = galleries[record["gallery"]]
+        sample = samples[gallery.index, record["block"], record["row"]]
+        own = {name: sample["values"][name] for name in gallery.columns}
+        shown = {**sample, "values": own, "score": plain(record["score"])}
+        groups.setdefault(record["gallery"], []).append(shown)
+    return [{**_named(galleries[number]), "samples": group} for number, group in groups.items()]
+
+
+def _named(gallery: Gallery) -> dict[str, Any]:
+    border = gallery.border
+    return {
+        "step": gallery.step,
+        "filter": gallery.filter,
+        "reason": gallery.reason,
+        "side": gallery.side,
+        "chosen": "random" if border is None else "nearest",
+        "score": None if border is None else border.score,
+        "threshold": None if border is None else plain(border.threshold),
+    }
+
+
+def _galleries(facts: Facts) -> Iterator[Gallery]:
+    found = looks(facts)
+    for index, step in enumerate(facts.plan.steps):
+        own = [look for look in found if look.index == index]
+        names = tuple(dict.fromkeys(name for look in own for name in look.shown.columns))
+        bordered: set[str] = set()
+        for look in own:
+            nearest = list(_at_thresholds(look, names))
+            yield from nearest
+            bordered |= {gallery.reason for gallery in nearest if look.filter == step.name}
+        for reason in _reasons(facts.counts, step.name) if is_filter(step) else ():
+            if reason not in bordered:
+                yield Gallery(index, step.name, step.name, reason, "removed", names)
+
+
+def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
+    if look.score is None:
+        return
+    for reason, threshold in look.shown.thresholds.items():
+        border = Border(look.score, float(threshold))
+        for side in SIDES:
+            yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
+
+
+def _reasons(counts: pl.DataFrame, step: str) -> list[str]:
+    lost = pl.col("reason").str.starts_with(ledger.LOST)
+    own = counts.filter((pl.col("step") == step) & ~lost)
+    return own.sort(["rows", "reason"], descending=[True, False])["reason"].head(REASONS).to_list()
+
+
+def _best(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """The first SHOWN of each gallery, of both."""
+    both = pl.concat([left, right]).sort("gallery", "rank", "f0", "f1", "block", "row")
+    return both.group_by("gallery", maintain_order=True).head(SHOWN)
+
+
+def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span) -> pl.DataFrame:
+    """The first SHOWN of each gallery in a block; rows of one uid go by their place in the pool."""
+    verdict = ledger.read_verdict(plan.work, after, span)
+    stopped, uids = stops(plan, verdict), columns.uids(plan.work, span)
+    frames = []
+    for number, gallery in enumerate(galleries):
+        rows = _members(gallery, stopped, verdict["reason"])
+        if gallery.border is not None:
+            values = scores(plan, gallery.index, gallery.border.score, span)[rows]
+            rows, values = rows[~np.isnan(values)], values[~np.isnan(values)]
+            rank = np.abs(values - gallery.border.threshold)
+        else:
+            rank = chance.uniform(plan.config.seed, "report", uids[rows], gallery.step)
+            values = np.full(len(rows), np.nan)
+        first = _first(rank, uids[rows])
+        there = rows[first]
+        frame = {
+            "gallery": np.full(len(there), number),
+            "rank": rank[first],
+            "f0": uids["f0"][there],
+            "f1": uids["f1"][there],
+            "block": np.full(len(there), span.block),
+            "row": there,
+            "score": pl.Series(values[first], dtype=pl.Float64).fill_nan(None),
+        }
+        frames.append(pl.DataFrame(frame).cast(_CANDIDATE))
+    return pl.concat([pl.DataFrame(schema=_CANDIDATE), *frames])
+
+
+_CANDIDATE: dict[str, Any] = {
+    "gallery": pl.UInt32,
+    "rank": pl.Float64,
+    "f0": pl.UInt64,
+    "f1": pl.UInt64,
+    "block": pl.UInt32,
+    "row": pl.UInt32,
+    "score": pl.Float64,
+}
+
+
+def _members(gallery: Gallery, stopped: np.ndarray, reasons: pl.Series) -> np.ndarray:
+    """[K] rows that a gallery is chosen from."""
+    if gallery.side == "kept":
+        return np.flatnonzero(stopped > gallery.index)
+    rows = np.flatnonzero(stopped == gallery.index)
+    own = reasons.gather(rows)
+    if gallery.filter == gallery.step:
+        return rows[(own == gallery.reason).to_numpy()]
+    part = f" {gallery.filter}:{gallery.reason} "  # any_of joins the reasons of its filters
+    return rows[(" " + own + " ").str.contains(part, literal=True).to_numpy()]
+
+
+def _first(rank: np.ndarray, uids: np.ndarray) -> np.ndarray:
+    """Places of the SHOWN smallest, in no order; ties go to the smaller uid, then the first row."""
+    places = np.arange(len(rank))
+    if len(rank) > SHOWN:  # sorting is for those few that can be among them
+        places = np.flatnonzero(rank <= np.partition(rank, SHOWN - 1)[SHOWN - 1])
+    order = np.lexsort((uids["f1"][places], uids["f0"][places], rank[places]))
+    return places[order[:SHOWN]]
+
+
+Address = tuple[int, int, int]  # step, block, row of the block
+
+
+def _described(
+    facts: Facts, galleries: list[Gallery], chosen: pl.DataFrame, runner: Runner
+) -> dict[Address, dict[str, Any]]:
+    """What is said of each chosen sample, read from those blocks alone that have one."""
+    steps = pl.Series("index", [gallery.index for gallery in galleries], dtype=pl.Int64)
+    wanted = chosen.select(steps.gather(chosen["gallery"]), "block", "row").unique().sort(pl.all())
+    names: dict[int, tuple[str, ...]] = {gallery.index: gallery.columns for gallery in galleries}
+    rows = facts.pool.block_rows()
+    jobs = [
+        (Span(block, 0, int(rows[block])), part.select("index", "row"))
+        for block, part in ((key[0], part) for key, part in wanted.group_by(["block"]))
+    ]
+    samples: dict[Address, dict[str, Any]] = {}
+    for found in runner.map(partial(_describe, facts.plan, facts.after, names), jobs, "report"):
+        samples.update(found)
+    table = facts.pool.table.filter(pl.col("rows") > 0).sort("block", "offset")
+    places = {key[0]: part for key, part in table.group_by(["block"])}
+    for (_, block, row), sample in samples.items():
+        part = places[block]
+        shard = part.row(int(part["offset"].search_sorted(row, side="right")) - 1, named=True)
+        sample["shard"], sample["row"] = shard["number"], row - shard["offset"]
+        sample["tar"] = _tar(facts.plan, sample.pop("part"), shard, sample["key"])
+    return samples
+
+
+def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | None) -> str | None:
+    """The tar of a sample's picture: a URL, or within the work folder; None where there is none."""
+    if key is None:
+        return None
+    download = plan.download()
+    if download is None:
+        return public(shard["url"])
+    stem = part_stem("", download.name, shard["number"], part or 0)
+    return stem.removeprefix("/") + ".tar"
+
+
+def _describe(
+    plan: Compiled, after: str, names: dict[int, tuple[str, ...]], job: tuple[Span, pl.DataFrame]
+) -> dict[Address, dict[str, Any]]:
+    span, wanted = job
+    rows = wanted["row"].unique().sort()
+    verdict = ledger.read_verdict(plan.work, after, span)[rows]
+    uids = format_uids(columns.uids(plan.work, span)[rows.to_numpy()])
+    samples = {
+        row: {**where, "uid": uid, "removed_by": by, "because": because}
+        for row, uid, where, by, because in zip(
+            rows.to_list(),
+            uids,
+            _whereabouts(plan, span, rows),
+            verdict["step"].to_list(),
+            verdict["because"].to_list(),
+            strict=True,
+        )
+    }
+    found = {}
+    for (index,), part in wanted.group_by(["index"]):
+        step = int(str(index))
+        frame = columns.load(plan.work, plan.registries[step], names[step], span)[part["row"]]
+        records = _records(frame, names[step], LONGEST // 10)
+        for row, record in zip(part["row"].to_list(), records, strict=True):
+            found[step, span.block, row] = {**samples[row], "values": record}
+    return found
+
+
+def _whereabouts(plan: Compiled, span: Span, rows: pl.Series) -> Iterator[dict[str, Any]]:
+    """Caption, key and part of some rows; the part says which download brought the picture."""
+    download = plan.download()
+    part = f"{download.name}.part" if download is not None else None
+    registry = plan.registries[-1]
+    names = tuple(name for name in ("caption", "key", part) if name in registry)
+    frame = columns.load(plan.work, registry, names, span)[rows]
+    for record in _records(frame, names, LONGEST):
+        yield {
+            "caption": record["caption"],
+            "key": record.get("key"),
+            "part": record[part] if part is not None else None,
+        }
+
+
+def _records(frame: pl.DataFrame, names: tuple[str, ...], longest: int) -> list[dict[str, Any]]:
+    """{column: value} of each row; long texts are cut."""
+    records: list[dict[str, Any]] = [{} for _ in range(frame.height)]
+    for name in names:
+        outer, dot, inner = name.partition(".")
+        series = frame[outer].struct.field(inner) if dot else frame[outer]
+        for record, value in zip(records, series.to_list(), strict=True):
+            record[name] = cut(value, longest) if isinstance(value, str) else plain(value)
+    return records
+
+
+def cut(text: str, longest: int) -> str:
+    """A text of at most so many characters; an ellipsis stands for the rest."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,107 @@
+"""What a report is made of, and the parts of it that every section asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import polars as pl
+
+from curate import ledger
+from curate.columns import Span
+from curate.compiled import Compiled
+from curate.config import AnyOf, Step
+from curate.decide import shown_by
+from curate.pool import Pool
+from filters import Shown
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A finished selection."""
+
+    plan: Compiled
+    pool: Pool
+    counts: pl.DataFrame  # (step, reason, rows, copies); step is null for those still in
+    states: Mapping[str, dict[str, Any]]  # {filter: what it learnt}
+    after: str  # the last verdict
+
+    def spans(self) -> list[Span]:
+        """Every block that has rows, whole."""
+        rows = self.pool.block_rows() if self.pool.table.height else []
+        return [Span(block, 0, int(count)) for block, count in enumerate(rows) if count]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One filter, and what explains its verdicts."""
+
+    index: int  # of its step
+    step: str
+    filter: str  # the step's name, but for those inside any_of
+    shown: Shown
+
+    @property
+    def score(self) -> str | None:
+        """The column that its thresholds are in; None where that is not one."""
+        return self.shown.scores[0] if len(self.shown.scores) == 1 else None
+
+
+def looks(facts: Facts) -> list[Look]:
+    """Every filter in order, those inside any_of by themselves."""
+    states = dict(facts.states)
+    return [
+        Look(index, step.name, name, shown)
+        for index, step in enumerate(facts.plan.steps)
+        for name, shown in shown_by(step, states).items()
+    ]
+
+
+def stops(plan: Compiled, verdict: pl.DataFrame) -> np.ndarray:
+    """[N] int32: the index of the step that removed each row.
+
+    It is the number of steps for those still in, and -1 for rows that the pool itself could not
+    use: a row reached step i if its number is at least i.
+    """
+    names = [ledger.START, *(step.name for step in plan.steps)]
+    numbers = pl.Series(range(-1, len(plan.steps)), dtype=pl.Int32)
+    still_in = len(plan.steps)
+    stopped = verdict["step"].replace_strict(names, numbers, default=None, return_dtype=pl.Int32)
+    assert stopped.null_count() == verdict["step"].null_count(), "an unknown step removed samples"
+    return stopped.fill_null(still_in).to_numpy()
+
+
+def kind(plan: Compiled, index: int) -> str:
+    """The YAML name of a step's kind."""
+    step: Step = plan.config.steps[index]
+    if isinstance(step, AnyOf):
+        return "any_of"
+    module = type(step).__module__
+    for name in plan.plugin_sources:
+        if module.startswith(f"curate_plugin_{name}_"):
+            return name
+    return module.rpartition(".")[2]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can say it: numbers that are not finite, and other types, become text."""
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def public(url: str) -> str:
+    """A URL without what may be secret: user, password, and the query of a signed one."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    if parts.scheme in ("http", "https"):  # elsewhere `?` is a character of a glob
+        return parts._replace(netloc=netloc, query="", fragment="").geturl()
+    return url.replace(f"{parts.netloc}", netloc, 1)

@@ -1,0 +1,125 @@
+"""How the scores of the samples that reached a filter are distributed: two passes of block tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import columns, ledger
+from curate.columns import Span
+from curate.compiled import Compiled
+from curate.report.facts import Facts, looks, plain, stops
+from curate.runner import Runner, fold
+from filters import column
+
+BINS = 50
+_INFINITE, _UNSCORED = BINS, BINS + 1  # what is counted beside the bins
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One distribution: a column, at a step."""
+
+    index: int  # of the step
+    column: str
+
+
+def draw(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
+    """A histogram for each score of each filter, split into what its step kept and removed.
+
+    The kept and removed counts of the bins, of infinite scores and of unscored rows add up to the
+    rows that reached the step. The last bin includes its upper edge; where `low` equals `high`, all
+    are in the first.
+    """
+    found = [(look, score) for look in looks(facts) for score in look.shown.scores]
+    curves = [Curve(look.index, score) for look, score in found]
+    if not curves:
+        return []
+    spans, given = facts.spans(), (facts.plan, facts.after, curves)
+    ranges = fold(runner.map(partial(_ranges, *given), spans, "report"), _wider)
+    if ranges is None:  # a pool without rows
+        ranges = _no_range(curves)
+    counts = fold(runner.map(partial(_counts, *given, ranges), spans, "report"), np.add)
+    if counts is None:
+        counts = _no_counts(curves)
+    histograms = []
+    for (look, score), (low, high), (kept, removed) in zip(found, ranges, counts, strict=True):
+        thresholds = look.shown.thresholds if look.score is not None else {}
+        histograms.append(
+            {
+                "step": look.step,
+                "filter": look.filter,
+                "column": score,
+                "thresholds": {reason: plain(value) for reason, value in thresholds.items()},
+                "low": float(low) if low <= high else None,
+                "high": float(high) if low <= high else None,
+                "kept": kept[:BINS].tolist(),
+                "removed": removed[:BINS].tolist(),
+                "infinite": {"kept": int(kept[_INFINITE]), "removed": int(removed[_INFINITE])},
+                "unscored": {"kept": int(kept[_UNSCORED]), "removed": int(removed[_UNSCORED])},
+            }
+        )
+    return histograms
+
+
+def _no_range(curves: list[Curve]) -> np.ndarray:
+    return np.tile([np.inf, -np.inf], (len(curves), 1))
+
+
+def _no_counts(curves: list[Curve]) -> np.ndarray:
+    return np.zeros((len(curves), 2, BINS + 2), dtype=np.int64)
+
+
+def _wider(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    low, high = np.minimum(left, right)[:, 0], np.maximum(left, right)[:, 1]
+    return np.stack([low, high], axis=1)
+
+
+def scores(plan: Compiled, index: int, name: str, span: Span) -> np.ndarray:
+    """[len(span)] float64 of a column as a step sees it; NaN where a row has none."""
+    frame = columns.load(plan.work, plan.registries[index], [name], span)
+    values = frame.select(column(name).cast(pl.Float64, strict=False)).to_series()
+    return values.fill_null(float("nan")).to_numpy() + 0.0  # no -0.0: it would depend on order
+
+
+def _ranges(plan: Compiled, after: str, curves: list[Curve], span: Span) -> np.ndarray:
+    """[C, 2] lowest and highest finite score of the rows that reached each step."""
+    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    found = _no_range(curves)
+    for number, curve in enumerate(curves):
+        values = scores(plan, curve.index, curve.column, span)[stopped >= curve.index]
+        values = values[np.isfinite(values)]
+        if len(values):
+            found[number] = values.min(), values.max()
+    return found
+
+
+def _counts(
+    plan: Compiled, after: str, curves: list[Curve], ranges: np.ndarray, span: Span
+) -> np.ndarray:
+    """[C, 2, BINS + 2] int64: kept and removed rows by bin, then infinite and unscored ones."""
+    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    found = _no_counts(curves)
+    for number, curve in enumerate(curves):
+        reached = stopped >= curve.index
+        places = _places(scores(plan, curve.index, curve.column, span)[reached], *ranges[number])
+        removed = stopped[reached] == curve.index
+        for side, mask in enumerate((~removed, removed)):
+            found[number, side] = np.bincount(places[mask], minlength=BINS + 2)
+    return found
+
+
+def _places(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """[N] bin of each value, or one of the places beside them."""
+    places = np.full(len(values), _UNSCORED, dtype=np.int64)
+    places[np.isinf(values)] = _INFINITE
+    finite = np.isfinite(values)
+    if finite.any():
+        width = high / 2 - low / 2  # halves, for the range itself may overflow
+        share = (values[finite] / 2 - low / 2) / width if width > 0 else np.zeros(finite.sum())
+        places[finite] = np.minimum((share * BINS).astype(np.int64), BINS - 1)
+    return places

@@ -1,0 +1,208 @@
+"""The counts of a report: totals, the pool, and what each step kept, removed and lost."""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import add
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate import columns, ledger, storage
+from curate.columns import Span
+from curate.compiled import Compiled, is_filter
+from curate.config import AnyOf, Step
+from curate.download import Download
+from curate.features import Feature
+from curate.report.facts import Facts, Look, kind, looks, plain, public, stops
+from curate.runner import Runner, fold
+from curate.step import fingerprint
+
+UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB
+
+
+def totals(facts: Facts, runner: Runner) -> dict[str, int]:
+    """Rows of the pool by their fate, and the size of the subset."""
+    gone = facts.counts.filter(pl.col("step").is_not_null())
+    lost = pl.col("reason").str.starts_with(ledger.LOST)
+    rows, kept = _rows(facts.counts), _rows(_still_in(facts))
+    unusable = _rows(gone.filter(pl.col("step") == ledger.START))
+    by_steps = gone.filter(pl.col("step") != ledger.START)
+    copies = int(facts.counts["copies"].sum())
+    found = {
+        "rows": rows,
+        "usable": rows - unusable,
+        "kept": kept,
+        "copies": copies,
+        "removed": _rows(by_steps.filter(~lost)),
+        "lost": _rows(by_steps.filter(lost)),
+        "unique_uids": _unique_uids(facts.plan.work, copies, runner),
+    }
+    assert rows == facts.pool.rows, (rows, facts.pool.rows)
+    assert found["usable"] == kept + found["removed"] + found["lost"], found
+    return found
+
+
+def _rows(counts: pl.DataFrame) -> int:
+    return int(counts["rows"].sum())
+
+
+def _unique_uids(work: str, copies: int, runner: Runner) -> int:
+    """How many different uids are in the subset."""
+    url = storage.join(work, "subset.npy")
+    starts = range(0, copies, UIDS_AT_ONCE)
+    return fold(runner.map(partial(_first_ones, url, copies), starts, "report"), add) or 0
+
+
+def _first_ones(url: str, copies: int, start: int) -> int:
+    """How many uids of a piece of a sorted subset differ from the one before them."""
+    before = max(start - 1, 0)
+    uids = storage.read_rows(url, before, min(start + UIDS_AT_ONCE, copies))
+    assert len(uids) == min(start + UIDS_AT_ONCE, copies) - before, "the subset is not this run's"
+    return int((uids[1:] != uids[:-1]).sum()) + (start == 0)
+
+
+def pool(facts: Facts) -> dict[str, Any]:
+    """Where the samples came from, and what was wrong with the files."""
+    table = facts.pool.table
+    sources = []
+    for source in facts.plan.config.pool:
+        own = table.filter(pl.col("source") == source.name)
+        sources.append(
+            {
+                "name": source.name,
+                "kind": "urls" if source.urls is not None else "shards",
+                "patterns": [public(pattern) for pattern in source.patterns()],
+                "files": own["url"].n_unique(),
+                "shards": own.height,
+                "rows": _rows(own),
+            }
+        )
+    unusable = facts.counts.filter(pl.col("step") == ledger.START)
+    return {
+        "sources": sources,
+        "shards": table.height,
+        "rows": facts.pool.rows,
+        "unusable": _by_reason(unusable),
+        "damaged": [_damage(found) for found in facts.pool.damaged()],
+    }
+
+
+def _damage(found: dict[str, str]) -> dict[str, str]:
+    url = found["url"]
+    return {"url": public(url), "damage": found["damage"].replace(url, public(url))}
+
+
+def _by_reason(counts: pl.DataFrame) -> dict[str, int]:
+    return dict(counts.sort("reason").select("reason", "rows").iter_rows())
+
+
+def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
+    """Each step in order; rows in = kept + removed + lost, and the next one gets what it kept."""
+    entered = facts.pool.rows - _rows(facts.counts.filter(pl.col("step") == ledger.START))
+    errors = _errors(facts, runner)
+    by_step: dict[str, list[Look]] = {}
+    for look in looks(facts):
+        by_step.setdefault(look.step, []).append(look)
+    found = []
+    for index, step in enumerate(facts.plan.steps):
+        entry = {
+            "name": step.name,
+            "kind": kind(facts.plan, index),
+            "role": _role(step),
+            **_fates(facts, index, entered),
+            "recipe": facts.plan.recipes[step.name],
+            "fingerprint": fingerprint(facts.plan.recipes[step.name]),
+            "filters": [_filter(facts, look) for look in by_step.get(step.name, [])],
+        }
+        if isinstance(step, Feature):
+            entry["errors"] = errors[step.name]
+        found.append(entry)
+        entered = entry["kept"]
+    assert entered == _rows(_still_in(facts)), "a step that the pipeline lacks removed samples"
+    return found
+
+
+def _still_in(facts: Facts) -> pl.DataFrame:
+    return facts.counts.filter(pl.col("step").is_null())
+
+
+def _fates(facts: Facts, index: int, entered: int) -> dict[str, Any]:
+    own = _by_reason(facts.counts.filter(pl.col("step") == facts.plan.steps[index].name))
+    lost = {reason: n for reason, n in own.items() if reason.startswith(ledger.LOST)}
+    removed = {reason: n for reason, n in own.items() if reason not in lost}
+    kept = entered - sum(own.values())
+    assert kept >= _rows(_still_in(facts)), own
+    return {
+        "in": entered,
+        "kept": kept,
+        "removed": removed,
+        "lost": {reason.removeprefix(ledger.LOST): n for reason, n in lost.items()},
+        "copies": _copies(facts, index, kept),
+    }
+
+
+def _role(step: Step) -> str:
+    if is_filter(step):
+        return "filter"
+    if isinstance(step, Download):
+        return "download"
+    return "feature" if isinstance(step, Feature) else "write"
+
+
+def _filter(facts: Facts, look: Look) -> dict[str, Any]:
+    learnt = facts.states.get(look.filter, {})
+    small = {k: plain(v) for k, v in learnt.items() if isinstance(v, (bool, int, float, str))}
+    return {
+        "name": look.filter,
+        "columns": list(look.shown.columns),
+        "thresholds": {reason: plain(value) for reason, value in look.shown.thresholds.items()},
+        "learnt": small,
+    }
+
+
+def _copies(facts: Facts, index: int, kept: int) -> int | None:
+    """Copies of the rows that a step kept; None where later removals hide how many there were."""
+    if not any(_makes_copies(step) for step in facts.plan.steps[: index + 1]):
+        return kept
+    return int(facts.counts["copies"].sum()) if kept == _rows(_still_in(facts)) else None
+
+
+def _makes_copies(step: Step) -> bool:
+    if isinstance(step, AnyOf):
+        return step.copies == "sum" or any(_makes_copies(child) for child in step.steps)
+    return bool(getattr(step, "makes_copies", False))
+
+
+Errors = dict[str, dict[str, int]]  # {feature: {error class: rows}}
+
+
+def _errors(facts: Facts, runner: Runner) -> Errors:
+    """Of the rows that reached each feature, how many could not be scored, and why."""
+    found: Errors = {step.name: {} for step in facts.plan.steps if isinstance(step, Feature)}
+    if not found:
+        return {}
+    work = partial(_block_errors, facts.plan, facts.after)
+    return fold(runner.map(work, facts.spans(), "report"), _added) or found
+
+
+def _block_errors(plan: Compiled, after: str, span: Span) -> Errors:
+    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    found: Errors = {}
+    for index, step in enumerate(plan.steps):
+        if not isinstance(step, Feature):
+            continue
+        stored = columns.store(plan.work, step.name).read(span.block, ["error"])
+        reached = stopped[stored[columns.ROW].to_numpy()] >= index
+        errors = stored["error"].filter(pl.Series(reached, dtype=pl.Boolean)).drop_nulls()
+        kinds, counts = np.unique(errors.cast(pl.String).to_numpy(), return_counts=True)
+        found[step.name] = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    return found
+
+
+def _added(left: Errors, right: Errors) -> Errors:
+    return {
+        name: {k: left[name].get(k, 0) + right[name].get(k, 0) for k in left[name] | right[name]}
+        for name in left
+    }
