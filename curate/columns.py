@@ -31,11 +31,11 @@ Registry = Mapping[str, Column]  # {full name: where}
 def write_parquet(url: str, frame: pl.DataFrame) -> None:
     """Commit a frame: the same frame gives the same bytes."""
     # Not straight to the file: polars would turn a full disk into an error of its own.
-    with io.BytesIO() as buffer:
-        frame.write_parquet(
-            buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
-        )
-        storage.commit(url, buffer.getbuffer())
+    buffer = io.BytesIO()
+    frame.write_parquet(
+        buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
+    )
+    storage.commit(url, buffer.getbuffer())
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> pl.DataFrame:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 import filters
-from curate import features, plugins
+from curate import features, overrides, plugins
 from curate.download import Download
-from curate.errors import InvalidPipeline, Problem
+from curate.errors import InvalidPipeline, Problem, did_you_mean
 from curate.features import Feature
 from curate.write import Write
 from curate.yaml_lines import Document, Path, dotted, parse
@@ -48,6 +46,8 @@ class Source(BaseModel):
     def _one_kind(self) -> Source:
         if (self.urls is None) == (self.shards is None):
             raise ValueError("give one of `urls` and `shards`")
+        if not self.patterns():
+            raise ValueError("the list of files is empty")
         return self
 
     def patterns(self) -> tuple[str, ...]:
@@ -145,15 +145,18 @@ class Loaded:
 
 
 LIMIT = "limit"  # the name of the step that `--limit` puts first
+RESERVED = frozenset(  # what a step's folders and columns could be mistaken for
+    ("pool", LIMIT, "subset", "features", "ledger", "state", "shards", "report", "records", "lease")
+)
 STEP_KINDS = ("download", "write", "any_of")
 
 
-def load(file: str, overrides: Sequence[str] = (), *, limit: int | None = None) -> Loaded:
+def load(file: str, changes: Sequence[str] = (), *, limit: int | None = None) -> Loaded:
     """Read a pipeline file; InvalidPipeline lists everything that is wrong with its form.
 
     Args:
         file: Path of the YAML file.
-        overrides: `--set` values, `steps.clip_score.top_fraction=0.2`.
+        changes: `--set` values, `steps.clip_score.top_fraction=0.2`.
         limit: Run on so many samples only, the first by uid hash, in a work folder of their own.
     """
     try:
@@ -167,8 +170,9 @@ def load(file: str, overrides: Sequence[str] = (), *, limit: int | None = None) 
         if not reading.problems:
             reading.add((), "a pipeline is a mapping with name, work, pool and steps")
         raise InvalidPipeline(file, reading.problems)
-    for override in overrides:
-        _override(raw, override, reading)
+    for change in changes:
+        if problem := overrides.apply(raw, change):
+            reading.problems.append(Problem(0, f"--set {change}", problem))
     config = _config(raw, reading, FilePath(file).resolve().parent)
     if config is None or reading.problems:
         raise InvalidPipeline(file, reading.problems)
@@ -181,52 +185,6 @@ def load(file: str, overrides: Sequence[str] = (), *, limit: int | None = None) 
         work = f"{config.work.rstrip('/')}-limit-{limit}"
         config = config.model_copy(update={"steps": (first, *config.steps), "work": work})
     return Loaded(config, reading.sources, lines, file)
-
-
-def _override(raw: dict[str, Any], text: str, reading: _Reading) -> None:
-    """Apply one `a.b.c=value`; a step is named by its name or kind."""
-    path, equals, value = text.partition("=")
-    problem = Problem(0, f"--set {text}", "")
-    if not equals:
-        reading.problems.append(Problem(0, problem.path, "write it as path=value"))
-        return
-    parts = path.split(".")
-    target: Any = raw
-    if parts[0] == "steps" and len(parts) > 2:
-        step = _find_step(raw.get("steps"), parts[1])
-        if step is None:
-            message = f"no step is named {parts[1]!r}"
-            reading.problems.append(Problem(0, problem.path, message))
-            return
-        target, parts = step, parts[2:]
-    for part in parts[:-1]:
-        target = target.setdefault(part, {}) if isinstance(target, dict) else None
-    if not isinstance(target, dict):
-        reading.problems.append(Problem(0, problem.path, "there is no such place to set"))
-        return
-    try:
-        target[parts[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        target[parts[-1]] = value
-
-
-def _find_step(steps: Any, name: str) -> dict[str, Any] | None:
-    """The fields of the step of that name (inside any_of too), as a mapping that can be changed."""
-    for step in steps if isinstance(steps, list) else []:
-        if not isinstance(step, dict) or len(step) != 1:
-            continue
-        kind, fields = next(iter(step.items()))
-        if kind == "any_of":
-            children = fields.get("steps") if isinstance(fields, dict) else fields
-            inner = _find_step(children, name)
-            if inner is not None:
-                return inner
-            fields = step[kind] = fields if isinstance(fields, dict) else {"steps": fields}
-        elif not isinstance(fields, dict):
-            fields = step[kind] = {} if fields is None else {"sql": fields}
-        if fields.get("name", kind) == name:
-            return fields
-    return None
 
 
 def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config | None:
@@ -246,7 +204,8 @@ def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config 
     values["plugins"] = tuple(plugin_files) if isinstance(plugin_files, list) else ()
     if not values["steps"] or not values["pool"] or reading.problems:
         # Fields beside the broken ones are still worth checking, in the same pass.
-        probe = {key: values[key] for key in ("name", "seed", "work", "probe") if key in values}
+        probe = {key: values.get(key) for key in _Scalars.model_fields}
+        probe = {key: value for key, value in probe.items() if value is not None}
         _validate(_Scalars, probe, (), reading)
         return None
     return _validate(Config, values, (), reading)
@@ -256,6 +215,7 @@ class _Scalars(BaseModel):
     name: str = Field("x", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
     work: str = "x"
+    rows_per_block: int = Field(1, ge=1)
     probe: float = Field(0.0, ge=0, le=1)
 
 
@@ -267,10 +227,14 @@ def _plugin_kinds(files: Any, reading: _Reading, folder: FilePath) -> dict[str, 
     for index, file in enumerate(files):
         path = folder / str(file)
         try:
+            if path.stem in [*step_kinds(), *kinds]:
+                raise plugins.PluginError(f"{path.name}: another step is called {path.stem!r}")
             source = path.read_text(encoding="utf-8")
             kinds[path.stem] = plugins.class_of(path.stem, source)
             reading.sources[path.stem] = source
-        except (OSError, plugins.PluginError) as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reading.add(("plugins", index), f"{file} cannot be read: {error}")
+        except plugins.PluginError as error:
             reading.add(("plugins", index), str(error))
     return kinds
 
@@ -319,7 +283,7 @@ def _step(item: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading)
         return _any_of(fields, path, kinds, reading)
     model = kinds.get(kind) or _built_in(kind)
     if model is None:
-        reading.add(path, _did_you_mean(kind, [*step_kinds(), *kinds], "no step is called"))
+        reading.add(path, did_you_mean(kind, [*step_kinds(), *kinds], "no step is called"))
         return None
     fields = {} if fields is None else fields
     shorthand = getattr(model, "shorthand", "")
@@ -339,18 +303,21 @@ def _step(item: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading)
 def _any_of(
     fields: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading
 ) -> AnyOf | None:
+    inner = path if isinstance(fields, list) else (*path, "steps")
     fields = {"steps": fields} if isinstance(fields, list) else fields
     if not isinstance(fields, dict):
         reading.add(path, "any_of holds a list of filters")
         return None
     _unknown_keys(fields, AnyOf, path, reading)
-    children = list(_steps(fields.get("steps"), (*path, "steps"), kinds, reading))
+    found = len(reading.problems)
+    children = list(_steps(fields.get("steps"), inner, kinds, reading))
     for child in children:
         if not isinstance(child, Filter) or isinstance(child, filters.GroupFilter):
             reading.add(path, f"{child.name}: any_of holds row and pool filters only")
             return None
     if not children:
-        reading.add(path, "any_of holds a list of filters")
+        if len(reading.problems) == found:  # else each of them was reported already
+            reading.add(path, "any_of holds a list of filters")
         return None
     known = {key: value for key, value in fields.items() if key in AnyOf.model_fields}
     return _validate(AnyOf, {**known, "steps": tuple(children)}, path, reading)
@@ -388,25 +355,30 @@ def _run(raw: Any, names: list[str], reading: _Reading) -> Run:
         given = own.get(budget)
         for step in given if isinstance(given, dict) else ():
             if step not in names:
-                reading.add(("run", budget, step), _did_you_mean(step, names, "no step is called"))
+                reading.add(("run", budget, step), did_you_mean(step, names, "no step is called"))
     return _validate(Run, {**own, "steps": resources}, ("run",), reading) or Run()
 
 
 def _resources(key: str, value: Any, names: list[str], reading: _Reading) -> Resources | None:
     if key not in names:
         known = [*(name for name in Run.model_fields if name != "steps"), *names]
-        reading.add(("run", key), _did_you_mean(key, known, "neither a setting nor a step:"))
+        reading.add(("run", key), did_you_mean(key, known, "neither a setting nor a step:"))
         return None
-    _unknown_keys(value if isinstance(value, dict) else {}, Resources, ("run", key), reading)
-    return _validate(Resources, value or {}, ("run", key), reading)
+    if not isinstance(value, dict):
+        reading.add(("run", key), "a mapping such as `{actors: 8, gpus: 1}`")
+        return None
+    _unknown_keys(value, Resources, ("run", key), reading)
+    known = {name: given for name, given in value.items() if name in Resources.model_fields}
+    return _validate(Resources, known, ("run", key), reading)
 
 
 def _repeated_names(steps: Sequence[Any], reading: _Reading) -> None:
     seen: set[str] = set()
-    reserved = {"pool", LIMIT}
     for index, step in enumerate(steps):
         for name in [step.name, *(child.name for child in getattr(step, "steps", ()))]:
-            if name in reserved or not name.replace("_", "a").replace("-", "a").isalnum():
+            if name in RESERVED:
+                reading.add(("steps", index), f"{name!r} cannot be a step's name: it is ours")
+            elif not name.replace("_", "a").replace("-", "a").isalnum():
                 reading.add(
                     ("steps", index), f"{name!r} cannot be a step's name: letters, digits, _ and -"
                 )
@@ -422,13 +394,7 @@ def _unknown_keys(
     for key in raw:
         if key not in model.model_fields:
             known = list(model.model_fields)
-            reading.add((*path, key), _did_you_mean(key, known, "there is no field"))
-
-
-def _did_you_mean(name: str, known: Sequence[str], what: str) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(known))
-    return f"{what} {name!r}; {hint}"
+            reading.add((*path, key), did_you_mean(key, known, "there is no field"))
 
 
 def _validate(model: type[M], values: Any, path: Path, reading: _Reading) -> M | None:
@@ -438,6 +404,7 @@ def _validate(model: type[M], values: Any, path: Path, reading: _Reading) -> M |
         for found in error.errors():
             inner = _places(values, found["loc"])
             message = found["msg"].removeprefix("Value error, ")
+            message = message.replace("valid tuple", "list").replace("Tuple", "The list")
             given = found.get("input")
             if found["type"] != "value_error" and isinstance(given, (str, int, float, bool)):
                 message += f" (got {given!r})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -62,3 +64,10 @@ class InvalidPipeline(ConfigError):
         self.file = file
         self.problems = sorted(set(problems))
         super().__init__("\n".join(problem.text(file) for problem in self.problems))
+
+
+def did_you_mean(name: str, known: Sequence[str], what: str) -> str:
+    """The end of a message about a name that nobody has: the closest one, or all that there are."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(known))
+    return f"{what} {name!r}; {hint}"

@@ -50,9 +50,20 @@ _TRANSIENT = frozenset(
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# IANA's special-purpose addresses, written out: what `ipaddress` calls global differs between
+# patch versions of Python. The last is Azure's host: it looks public, and serves a machine's own.
+_SPECIAL_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "168.63.129.16/32",
+    )
+)  # fmt: skip
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")  # all that has been given out so far
+_SPECIAL_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")  # looks public, answers only inside a machine
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _UNSENDABLE = re.compile(rb"[^\x21-\x7e]")
 _HEADER_BYTES = 1 << 20  # what headers, chunk sizes and trailers may take beside the body
@@ -99,11 +110,14 @@ def is_allowed(address: Address, also_allowed: tuple[Network, ...]) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_allowed(inner, also_allowed)
-        is_global = address in _GLOBAL_IPV6 and address.is_global
+        is_global = address in _GLOBAL_IPV6 and not _is_in(address, _SPECIAL_IPV6)
     else:
-        is_global = address.is_global and not address.is_multicast and address != _AZURE_HOST
-    # A network of the other IP version contains nothing, so mixing the two is harmless.
-    return is_global or any(address in network for network in also_allowed)
+        is_global = not _is_in(address, _SPECIAL_IPV4)
+    return is_global or _is_in(address, also_allowed)
+
+
+def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks)  # never in one of the other version
 
 
 @dataclass(frozen=True)

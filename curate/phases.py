@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 from curate import columns, decide, ledger, storage
 from curate.columns import Span
 from curate.compiled import Compiled, Phase, is_scorer
-from curate.config import Step
+from curate.config import Resources, Step
 from curate.decide import States, pool_children
 from curate.download import Download
 from curate.errors import BudgetExceeded
@@ -37,6 +37,7 @@ class Run:
     runner: Runner
     lease: Lease
     recorder: Recorder
+    grow: Callable[[Runner, int], Runner]  # a runner that suits so many rows to score or fetch
     chain: str = ""
     before: str = ledger.START
     states: States = field(default_factory=dict)
@@ -140,6 +141,8 @@ def _run_stations(
     lost: dict[str, dict[int, str]] = {}
     if not wanted:
         return lost
+    rows = sum(unit.stop - unit.start for unit in run.pool.units() if unit.number in wanted)
+    run.runner = run.grow(run.runner, rows)
     units = (unit for unit in run.pool.units() if unit.number in wanted)
     for number, unit, result in run.runner.flow([s.stage for s in stations], units):
         run.lease.check()
@@ -186,10 +189,11 @@ def _pending(plan: Compiled, places: Sequence[Place], units: list[Unit]) -> list
 def _needs(plan: Compiled, place: Place) -> Needs:
     steps = [plan.steps[index] for index in place.steps]
     given = plan.config.run.steps.get(steps[0].name)
-    gpus = given.gpus if given and given.gpus is not None else 0.0
-    cpus = given.cpus if given and given.cpus is not None else 1.0
-    memory = given.memory_gb if given else None
-    return Needs(cpus, gpus, memory, given.actors if given else None)
+    given = given or Resources()
+    features = [step for step in steps if isinstance(step, Feature)]
+    gpus = given.gpus if any(step.gpu for step in features) else 0.0
+    fills = any(step.pictures for step in features)  # decode threads on every core
+    return Needs(given.cpus or 1.0, gpus, given.memory_gb, given.actors, "node" if fills else "cpu")
 
 
 def _is_current(run: Run, phase: Phase) -> bool:

@@ -13,9 +13,9 @@ from curate.check import compile_pipeline
 from curate.compiled import Compiled, is_scorer
 from curate.config import Config, Loaded, Step
 from curate.download import Download
-from curate.errors import Stale
+from curate.errors import InvalidPipeline, Stale
 from curate.features import Feature
-from curate.lease import held
+from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
 from curate.phases import Run, barrier, flow, rows
 from curate.pool import list_files, load_table, pool_columns, read_pool
@@ -25,6 +25,7 @@ from curate.step import Recipe, fingerprint, refuse_or_claim
 from curate.write import Write
 
 RAY_PAYS_ROWS = 20_000  # rows to score or fetch above which Ray's start (4 s) is worth it
+RAY_DECIDES_ROWS = 5_000_000  # rows of the pool above which filters alone are worth it
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
         CurateError: what the user can mend; see errors.py.
     """
     config = loaded.config
-    known = pool_columns(config.work)
-    plan = compile_pipeline(loaded, columns=known or None)
+    plan = _first_look(loaded)
     finished = None if options.recompute or options.failed == "retry" else finished_run(plan)
     if finished is not None:
         return finished
@@ -71,18 +71,52 @@ def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
         _claim(plan)
         recorder = Recorder(config.work, observe)
         storage.remove(storage.join(config.work, "manifest.json"))
-        runner = _runner(config)
+        started = _Started(config)
         try:
-            recorder.begin("pool", 0)
-            pool = read_pool(config, config.work, runner)
-            recorder.end("pool")
-            plan = compile_pipeline(loaded, columns=pool.columns)
-            if options.failed == "retry":
-                plan = replace(plan, retry_failed="retry")
-            runner = _upgraded(runner, config, plan, pool.rows)
-            return _run_all(Run(plan, pool, runner, lease, recorder))
+            return _run_all(_begin(loaded, options, (lease, recorder, started)))
         finally:
-            runner.close()
+            started.runner.close()
+
+
+def _first_look(loaded: Loaded) -> Compiled:
+    """Check everything before any work: with the columns of the pool as read, or of its heads."""
+    known = pool_columns(loaded.config.work)
+    try:
+        return compile_pipeline(loaded, columns=known or None)
+    except InvalidPipeline:
+        if not known:
+            raise
+        return compile_pipeline(loaded)  # a file added since may have the column that is missed
+
+
+def _begin(loaded: Loaded, options: Options, held_by: tuple[Lease, Recorder, _Started]) -> Run:
+    """Read the pool, and bind the pipeline to its columns."""
+    lease, recorder, started = held_by
+    config = loaded.config
+    recorder.begin("pool", 0)
+    pool = read_pool(config, config.work, started.runner)
+    recorder.end("pool")
+    plan = compile_pipeline(loaded, columns=pool.columns)
+    if options.failed == "retry":
+        plan = replace(plan, retry_failed="retry")
+    started.grow(started.runner, pool.rows if pool.rows > RAY_DECIDES_ROWS else 0)
+    return Run(plan, pool, started.runner, lease, recorder, started.grow)
+
+
+class _Started:
+    """The runner of a run: inline until there is enough work to pay for Ray's start."""
+
+    def __init__(self, config: Config) -> None:
+        self._engine = config.run.engine
+        self.runner: Runner = LocalRunner()
+        if self._engine == "ray" or config.run.address:
+            self.runner = RayRunner(config.run.address)
+
+    def grow(self, runner: Runner, rows: int) -> Runner:
+        """Ray, if so many rows are worth it and the user did not choose."""
+        if self._engine == "auto" and isinstance(runner, LocalRunner) and rows > RAY_PAYS_ROWS:
+            self.runner = RayRunner()
+        return self.runner
 
 
 def finished_run(plan: Compiled) -> Outcome | None:
@@ -148,25 +182,6 @@ def resolved_yaml(plan: Compiled) -> str:
         for step in plan.config.steps
     ]
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-
-
-def _runner(config: Config) -> Runner:
-    if config.run.engine == "ray" or config.run.address:
-        return RayRunner(config.run.address)
-    return LocalRunner()
-
-
-def _upgraded(runner: Runner, config: Config, plan: Compiled, rows: int) -> Runner:
-    """Ray, where there is enough work to pay for its start."""
-    costly = any(is_scorer(step) for step in plan.steps)
-    if (
-        config.run.engine == "auto"
-        and isinstance(runner, LocalRunner)
-        and costly
-        and rows > RAY_PAYS_ROWS
-    ):
-        return RayRunner()
-    return runner
 
 
 def _run_all(run: Run) -> Outcome:

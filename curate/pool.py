@@ -147,7 +147,7 @@ def list_files(source: Source) -> list[storage.Entry]:
     repeated = len(urls) - len(set(urls))
     if repeated:
         raise ConfigError(f"pool {source.name}: {repeated} files are named more than once")
-    return [storage.entry(url) for url in urls]
+    return storage.entries(urls)
 
 
 def read_pool(config: Config, work: str, runner: Runner) -> Pool:

@@ -60,7 +60,8 @@ class Resize:
         copy = private_copy("resizer")
         copy.SuppressStdoutStderr = contextlib.nullcontext
         self._cv2 = copy.cv2
-        self._cv2.setLogLevel(0)  # a line for every broken picture would drown the log
+        logs = self._cv2.utils.logging  # a line for every broken picture would drown our own
+        logs.setLogLevel(logs.LOG_LEVEL_SILENT)
         copy.cv2 = _EightBit(self._cv2)
         self._spec = spec
         self._resizer = copy.Resizer(

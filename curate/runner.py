@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,9 +23,10 @@ class Needs:
     """What one worker of a stage reserves."""
 
     cpus: float = 1.0
-    gpus: float = 0.0
+    gpus: float | None = 0.0  # None: one, where the cluster has any
     memory_gb: float | None = None
-    workers: int | None = None  # at most so many at once; None: as many as fit
+    workers: int | None = None  # at most so many at once; None: one per GPU, else `per`
+    per: Literal["cpu", "node"] = "cpu"  # work that fills a machine with threads: one per node
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class RayRunner:
         """GPUs of the whole cluster, now."""
         return int(self._ray.cluster_resources().get("GPU", 0))
 
+    @property
+    def nodes(self) -> int:
+        """Machines of the cluster, now."""
+        return max(1, sum(1 for node in self._ray.nodes() if node["Alive"]))
+
     def map(
         self, work: Callable[[Item], Result], items: Iterable[Item], label: str
     ) -> Iterator[Result]:
@@ -230,12 +236,13 @@ class _Pool:
         self._ray: Any = runner._ray
         self._stage = stage
         needs = stage.needs
+        self._gpus = needs.gpus if needs.gpus is not None else float(runner.gpus > 0)
         if needs.workers is not None:
             self.size = needs.workers
-        elif needs.gpus:
-            self.size = max(1, int(runner.gpus / needs.gpus))
+        elif self._gpus:
+            self.size = max(1, int(runner.gpus / self._gpus))
         else:
-            self.size = runner.cpus
+            self.size = runner.nodes if needs.per == "node" else runner.cpus
         self._idle: list[Any] = []
         self._started = 0
         self._memory = needs.memory_gb
@@ -256,7 +263,7 @@ class _Pool:
         options: dict[str, Any] = {
             # Fractions, so that the stages of one flow never starve each other of CPUs.
             "num_cpus": min(needs.cpus, 0.5) if needs.workers is None else needs.cpus,
-            "num_gpus": needs.gpus,
+            "num_gpus": self._gpus,
             "max_restarts": 3,
             "max_task_retries": 3,
         }

@@ -8,8 +8,9 @@ import io
 import json
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from typing import IO, Any
 import numpy as np
 
 from curate.errors import StorageError
+
+LIST_FROM = 16  # files of one folder from which listing it costs less than asking for each
 
 
 def is_local(url: str) -> bool:
@@ -36,7 +39,8 @@ def _file_system(protocol: str) -> Any:
     import fsspec  # 0.1 s, and most runs stay on the local disk
 
     try:
-        return fsspec.filesystem(protocol)
+        # A remembered listing would hide what other processes add to a folder.
+        return fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError as error:
         extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
         remedy = f"pip install 'curate[{extra}]'" if extra else "install its fsspec package"
@@ -64,7 +68,8 @@ def exists(url: str) -> bool:
     if is_local(url):
         return local_path(url).exists()
     system, path = file_system(url)
-    return bool(system.exists(path))
+    with _named(url, "read"):
+        return bool(system.exists(path))
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,33 @@ def entry(url: str) -> Entry:
     return Entry(url, int(info.get("size") or 0), _version(info))
 
 
+def entries(urls: Sequence[str]) -> list[Entry]:
+    """Size and version of many files, in order: a folder with many of them is listed once."""
+    folders: dict[str, list[str]] = {}
+    for url in urls:
+        folders.setdefault(url.rpartition("/")[0], []).append(url)
+    found: dict[str, Entry] = {}
+    for folder, inside in folders.items():
+        if "://" in folder and not is_local(folder) and len(inside) >= LIST_FROM:
+            found.update(_listed(folder))
+    return [found[url] if url in found else entry(url) for url in urls]
+
+
+def _listed(folder: str) -> dict[str, Entry]:
+    system, path = file_system(folder)
+    protocol = folder.split("://", 1)[0]
+    if protocol in ("http", "https"):
+        return {}  # a web server's listing is a page
+    with _named(folder, "listed"):
+        infos = system.ls(path, detail=True, refresh=True)
+    listed = {}
+    for info in infos:
+        if info["type"] == "file":
+            url = f"{protocol}://{info['name']}"
+            listed[url] = Entry(url, int(info.get("size") or 0), _version(info))
+    return listed
+
+
 def _version(info: dict[str, Any]) -> str:
     found = (info.get(name) for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime"))
     return str(next((value for value in found if value is not None), ""))
@@ -110,33 +142,35 @@ def glob(pattern: str) -> list[str]:
 def names(folder: str) -> list[str]:
     """Sorted names of the files directly in a folder; [] where there is no such folder."""
     if is_local(folder):
-        try:
-            with os.scandir(local_path(folder)) as found:
-                return sorted(e.name for e in found if e.is_file() and not e.name.startswith("."))
-        except FileNotFoundError:
-            return []
-    system, path = file_system(folder)
-    try:
-        found = system.ls(path, detail=True, refresh=True)
-    except FileNotFoundError:
-        return []
-    return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+        return sorted(e.name for e in _scanned(folder) if e.is_file())
+    return sorted(i["name"].rsplit("/", 1)[-1] for i in _listed(folder) if i["type"] == "file")
 
 
 def folders(folder: str) -> list[str]:
     """Sorted names of the folders directly in a folder; [] where there is no such folder."""
     if is_local(folder):
+        return sorted(e.name for e in _scanned(folder) if e.is_dir())
+    listed = (i["name"].rstrip("/") for i in _listed(folder) if i["type"] != "file")
+    return sorted(name.rsplit("/", 1)[-1] for name in listed)
+
+
+def _scanned(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a local folder, but for hidden files: those are commits under way."""
+    with _named(folder, "listed"):
         try:
             with os.scandir(local_path(folder)) as found:
-                return sorted(e.name for e in found if e.is_dir() and not e.name.startswith("."))
+                return [each for each in found if not each.name.startswith(".")]
         except FileNotFoundError:
             return []
+
+
+def _listed(folder: str) -> list[dict[str, Any]]:
     system, path = file_system(folder)
-    try:
-        listed = system.ls(path, detail=True, refresh=True)
-    except FileNotFoundError:
-        return []
-    return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in listed if i["type"] != "file")
+    with _named(folder, "listed"):
+        try:
+            return list(system.ls(path, detail=True))
+        except FileNotFoundError:
+            return []
 
 
 def size(url: str) -> int:
@@ -167,6 +201,23 @@ def _named(url: str, verb: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise StorageError(f"{url} cannot be {verb}: {reason}") from error
+    except _clients_errors() as error:
+        raise StorageError(f"{url} cannot be {verb}: {error}") from error
+
+
+# What the packages behind an object store or a web server raise beside OSError.
+_CLIENTS = (
+    ("botocore.exceptions", "BotoCoreError"),  # no credentials, no such region
+    ("aiohttp", "ClientError"),  # a status of 400 and above
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "HttpError"),
+)
+
+
+def _clients_errors() -> tuple[type[Exception], ...]:
+    """The errors of those packages that are loaded: nothing is imported for their sake."""
+    found = ((sys.modules.get(module), name) for module, name in _CLIENTS)
+    return tuple(getattr(module, name) for module, name in found if hasattr(module, name))
 
 
 @contextmanager
@@ -275,6 +326,11 @@ def _committing_object(url: str) -> Iterator[IO[bytes]]:
 
 def commit(url: str, data: bytes | memoryview) -> None:
     """Write so that a reader sees the whole file or none of it."""
+    if not is_local(url):
+        system, path = file_system(url)
+        with _named(url, "written"):
+            system.pipe_file(path, bytes(data))  # one request, where `committing` takes three
+        return
     with committing(url) as handle:
         handle.write(data)
 

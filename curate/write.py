@@ -19,7 +19,7 @@ from curate.tar import write_members
 TAR_NAME = "{:08d}.tar"
 STATS_NAME = "{:08d}_stats.json"
 _ROUNDS = 4  # passes over the pool; a sample of up to so many copies has one in each
-_LAPS = 64  # copies of one sample that are spread over a round; more lie beside these
+_LAPS = 64  # copies of one sample that are spread over one pass of a round
 _SHARDS_PER_COUNT = 1000
 
 
@@ -146,9 +146,10 @@ def plan_write(
 ) -> WritePlan:
     """The order of all copies, the same for any number of workers.
 
-    Input order; copy j of a sample goes to round j % 4. Where a sample has several copies in a
-    round, it has them in laps: lap k of m goes to the place of the input shard k/m of the round
-    further on, after what is there.
+    Input order; copy j of a sample goes to round j % 4. The copies that one sample has in a round
+    are its laps: lap k of m comes k/m of the round further on, behind what the input shard there
+    has. Laps beyond m, which is at most 64 and less than the number of input shards, pass through
+    the round again.
 
     Args:
         spec: The step.
@@ -163,9 +164,9 @@ def plan_write(
     )
     found = list(mapper(partial(count_copies, catalogue), ranges))
     shard, lap, counts = _concatenated(found)
-    laps = min(int(lap.max(initial=0)) + 1, _LAPS)
-    slot = (shard + (lap % laps).astype(np.int64) * catalogue.shards // laps) % catalogue.shards
-    order = np.lexsort((shard, lap, slot))
+    laps = min(int(lap.max(initial=0)) + 1, _LAPS, max(catalogue.shards - 1, 1))
+    shift = (lap % laps).astype(np.int64) * catalogue.shards // laps
+    order = np.lexsort((shard, lap, (shard + shift) % catalogue.shards, lap // laps))
     pieces = [order[counts[order, r] > 0] for r in range(_ROUNDS)]
     sizes = [counts[piece, r] for r, piece in enumerate(pieces)]
     every = np.concatenate(pieces)

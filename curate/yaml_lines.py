@@ -51,6 +51,8 @@ def parse(text: str) -> Document:
         return Document(None, {}, [Problem(line, "", f"not YAML: {error.problem}")])
     except yaml.YAMLError as error:
         return Document(None, {}, [Problem(0, "", f"not YAML: {error}")])
+    except RecursionError:
+        return Document(None, {}, [Problem(0, "", "not YAML: an alias stands within its anchor")])
     finally:
         loader.dispose()
 
@@ -66,7 +68,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return self.loader.construct_object(node, deep=True)
+            return self._scalar(node, path)
         self._report_repeated(node, path)
         self.loader.flatten_mapping(node)
         result = {}
@@ -76,6 +78,14 @@ class _Reader:
             self.lines[inner] = key_node.start_mark.line + 1
             result[str(key)] = self.read(value_node, inner)
         return result
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        try:
+            return self.loader.construct_object(node, deep=True)
+        except ValueError as error:  # 2020-99-99 looks like a date; a tag may promise a number
+            line = node.start_mark.line + 1
+            self.problems.append(Problem(line, dotted(path), f"not a value: {error}"))
+            return None
 
     def _report_repeated(self, node: yaml.MappingNode, path: Path) -> None:
         seen: dict[str, int] = {}

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from curate import storage
-from curate.report import examples, histogram, numbers, page, pictures
+from curate.report import numbers
+from curate.report.examples import choose
 from curate.report.facts import Facts
+from curate.report.histogram import draw
+from curate.report.page import render
+from curate.report.pictures import load
 from curate.runner import Runner
 
 __all__ = ["SCHEMA_VERSION", "Facts", "write_report"]
@@ -27,11 +31,11 @@ def write_report(facts: Facts, runner: Runner) -> dict[str, Any]:
         "totals": numbers.totals(facts, runner),
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
-        "histograms": histogram.draw(facts, runner),
-        "examples": examples.choose(facts, runner),
+        "histograms": draw(facts, runner),
+        "examples": choose(facts, runner),
     }
     folder = storage.join(facts.plan.work, "report")
     storage.commit_json(storage.join(folder, "report.json"), report)
-    found = pictures.load(facts, report, runner)
-    storage.commit(storage.join(folder, "index.html"), page.render(report, found).encode())
+    page = render(report, load(facts, report, runner))
+    storage.commit(storage.join(folder, "index.html"), page.encode())
     return report

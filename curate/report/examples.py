@@ -142,7 +142,7 @@ def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span
             "row": there,
             "score": pl.Series(values[first], dtype=pl.Float64).fill_nan(None),
         }
-        frames.append(pl.DataFrame(frame).cast(_CANDIDATE))
+        frames.append(pl.DataFrame(frame).cast(pl.Schema(_CANDIDATE)))
     return pl.concat([pl.DataFrame(schema=_CANDIDATE), *frames])
 
 
@@ -164,9 +164,10 @@ def _members(gallery: Gallery, stopped: np.ndarray, reasons: pl.Series) -> np.nd
     rows = np.flatnonzero(stopped == gallery.index)
     own = reasons.gather(rows)
     if gallery.filter == gallery.step:
-        return rows[(own == gallery.reason).to_numpy()]
-    part = f" {gallery.filter}:{gallery.reason} "  # any_of joins the reasons of its filters
-    return rows[(" " + own + " ").str.contains(part, literal=True).to_numpy()]
+        mask = own == gallery.reason
+    else:  # any_of joins the reasons of its filters
+        mask = (" " + own + " ").str.contains(f" {gallery.filter}:{gallery.reason} ", literal=True)
+    return rows[np.flatnonzero(mask.to_numpy())]
 
 
 def _first(rank: np.ndarray, uids: np.ndarray) -> np.ndarray:
@@ -248,7 +249,7 @@ def _describe(
 def _whereabouts(plan: Compiled, span: Span, rows: pl.Series) -> Iterator[dict[str, Any]]:
     """Caption, key and part of some rows; the part says which download brought the picture."""
     download = plan.download()
-    part = f"{download.name}.part" if download is not None else None
+    part = f"{download.name}.part" if download is not None else ""
     registry = plan.registries[-1]
     names = tuple(name for name in ("caption", "key", part) if name in registry)
     frame = columns.load(plan.work, registry, names, span)[rows]
@@ -256,7 +257,7 @@ def _whereabouts(plan: Compiled, span: Span, rows: pl.Series) -> Iterator[dict[s
         yield {
             "caption": record["caption"],
             "key": record.get("key"),
-            "part": record[part] if part is not None else None,
+            "part": record.get(part),
         }
 
 

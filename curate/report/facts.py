@@ -32,8 +32,10 @@ class Facts:
 
     def spans(self) -> list[Span]:
         """Every block that has rows, whole."""
-        rows = self.pool.block_rows() if self.pool.table.height else []
-        return [Span(block, 0, int(count)) for block, count in enumerate(rows) if count]
+        if self.pool.rows == 0:
+            return []
+        rows = self.pool.block_rows().tolist()
+        return [Span(block, 0, count) for block, count in enumerate(rows) if count]
 
 
 @dataclass(frozen=True)

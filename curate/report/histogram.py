@@ -1,4 +1,4 @@
-"""How the scores of the samples that reached a filter are distributed: two passes of block tasks."""
+"""How the scores of the samples that reached a filter are distributed, in two passes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/write.py [folder]
 
-Both write the same 30 % of 10,000 members of about 28 kB each, in turn; medians are shown. The folder
-(a new temporary one by default) should be on the disk that matters.
+Both write the same 30 % of 10,000 members of about 28 kB each, in turn; medians are shown. The
+folder (a new temporary one by default) should be on the disk that matters.
 """
 
 import os
