@@ -368,8 +368,8 @@ def _resources(key: str, value: Any, names: list[str], reading: _Reading) -> Res
         reading.add(("run", key), "a mapping such as `{actors: 8, gpus: 1}`")
         return None
     _unknown_keys(value, Resources, ("run", key), reading)
-    known = {name: given for name, given in value.items() if name in Resources.model_fields}
-    return _validate(Resources, known, ("run", key), reading)
+    fields = {name: given for name, given in value.items() if name in Resources.model_fields}
+    return _validate(Resources, fields, ("run", key), reading)
 
 
 def _repeated_names(steps: Sequence[Any], reading: _Reading) -> None:

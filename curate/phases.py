@@ -310,7 +310,7 @@ def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
 
 def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
     plan, spans = run.plan, run.spans()
-    folder = storage.join(plan.work, "state", f"{step.name}-shuffle")
+    folder = storage.join(plan.work, "state", f"{step.name}.shuffle")
     storage.remove(folder)
     readers = partitions(run.survivors(), MEMBER.itemsize)
     there = Exchange(storage.join(folder, "there"), len(spans), readers)

@@ -102,24 +102,13 @@ def entries(urls: Sequence[str]) -> list[Entry]:
         folders.setdefault(url.rpartition("/")[0], []).append(url)
     found: dict[str, Entry] = {}
     for folder, inside in folders.items():
-        if "://" in folder and not is_local(folder) and len(inside) >= LIST_FROM:
-            found.update(_listed(folder))
+        # A web server's listing is a page, and a local file is asked for as fast as listed.
+        if len(inside) >= LIST_FROM and not is_local(folder) and not folder.startswith("http"):
+            protocol = folder.split("://", 1)[0]
+            for info in _listed(folder):
+                url = f"{protocol}://{info['name']}"
+                found[url] = Entry(url, int(info.get("size") or 0), _version(info))
     return [found[url] if url in found else entry(url) for url in urls]
-
-
-def _listed(folder: str) -> dict[str, Entry]:
-    system, path = file_system(folder)
-    protocol = folder.split("://", 1)[0]
-    if protocol in ("http", "https"):
-        return {}  # a web server's listing is a page
-    with _named(folder, "listed"):
-        infos = system.ls(path, detail=True, refresh=True)
-    listed = {}
-    for info in infos:
-        if info["type"] == "file":
-            url = f"{protocol}://{info['name']}"
-            listed[url] = Entry(url, int(info.get("size") or 0), _version(info))
-    return listed
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -387,14 +376,15 @@ def create(url: str, data: bytes) -> bool:
                 temporary.unlink()
         return True
     system, place = file_system(url)
-    try:
-        system.pipe_file(place, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if "PreconditionFailed" in str(error) or "At least one of the pre-conditions" in str(error):
+    with _named(url, "written"):
+        try:
+            system.pipe_file(place, data, mode="create")
+        except FileExistsError:
             return False
-        raise StorageError(f"{url} cannot be written: {error}") from error
+        except OSError as error:
+            if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
+                return False
+            raise
     return True
 
 

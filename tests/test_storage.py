@@ -103,7 +103,7 @@ def test_json_is_the_same_bytes_for_the_same_value(root):
 
 def test_rows_of_an_array_are_read_alone(root):
     url = storage.join(root, "a.npy")
-    array = np.arange(100_000, dtype=[("a", "<u8"), ("b", "<u4")].__getitem__(0)[1])
+    array = np.arange(200_000, dtype=np.uint64).view([("a", "<u8"), ("b", "<u8")])
     storage.commit_array(url, array)
     assert (storage.read_rows(url, 70_000, 70_010) == array[70_000:70_010]).all()
     assert (np.asarray(storage.read_array(url)) == array).all()
@@ -245,7 +245,7 @@ def test_nothing_is_unpickled(tmp_path):
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "a.npy").write_bytes(stream.getvalue())
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="Python objects"):
         storage.read_array(str(tmp_path / "a.npy"))
 
 

@@ -183,8 +183,6 @@ def _load(source: Source, precision: str, device: torch.device) -> tuple[Any, An
             pretrained=None if source.local_folder else str(source.weights),
             precision=precision,
             device=device,
-            image_mean=source.pictures["mean"],
-            image_std=source.pictures["std"],
             image_interpolation=source.pictures["interpolation"],
             image_resize_mode=source.pictures["resize_mode"],
         )

@@ -1,0 +1,103 @@
+"""Subsets: sorted, DataComp's bytes, merged from the runs of blocks without a block too many."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate import storage, subset
+from curate.errors import StorageError
+from curate.sample import make_uids
+
+
+def uids_of(numbers):
+    halves = np.array(numbers, dtype=object)
+    return make_uids(
+        np.array([n >> 64 for n in halves], dtype=np.uint64),
+        np.array([n & (2**64 - 1) for n in halves], dtype=np.uint64),
+    )
+
+
+# Few values, so that uids repeat; near 2**64, so that both halves decide.
+NUMBERS = st.lists(
+    st.one_of(
+        st.integers(0, 3), st.integers(2**64 - 2, 2**64 + 2), st.integers(2**127, 2**128 - 1)
+    ),
+    max_size=40,
+)
+
+
+@given(NUMBERS)
+def test_sorting_is_that_of_the_128_bits(numbers):
+    found = subset.sort(uids_of(numbers))
+    whole = [(int(uid["f0"]) << 64) + int(uid["f1"]) for uid in found]
+    assert whole == sorted(numbers)
+
+
+@given(NUMBERS)
+def test_a_subset_is_read_back(tmp_path_factory, numbers):
+    url = str(tmp_path_factory.mktemp("subset") / "a.npy")
+    uids = subset.sort(uids_of(numbers))
+    subset.save(url, uids)
+    assert (subset.load(url) == uids).all()
+    raw = np.load(url)  # as DataComp reads it
+    assert raw.dtype == np.dtype("u8,u8")
+    assert raw.tobytes() == uids.tobytes()
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 2), dtype="u8,u8")])
+def test_what_is_no_subset_is_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(StorageError, match=r"a\.npy holds .*; a subset is `u8,u8`"):
+        subset.load(str(tmp_path / "a.npy"))
+
+
+def test_a_file_that_is_no_array_is_refused(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"no array at all")
+    with pytest.raises(StorageError, match=r"a\.npy is not a subset"):
+        subset.load(str(tmp_path / "a.npy"))
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 5)), max_size=30
+)  # (uid, block, copies)
+
+
+@settings(max_examples=60)
+@given(rows=ROWS, chunk=st.sampled_from([1, 3, 1000]), spread=st.sampled_from([1, 2**61]))
+def test_merging_runs_is_sorting_all(tmp_path_factory, rows, chunk, spread):
+    folder = tmp_path_factory.mktemp("runs")
+    runs, everything = [], []
+    for block in range(3):
+        own = [row for row in rows if row[1] == block]
+        uids = make_uids(
+            np.array([uid * spread for uid, _, _ in own], dtype=np.uint64),
+            np.array([uid % 2 for uid, _, _ in own], dtype=np.uint64),
+        )
+        addresses = (np.uint64(block) << np.uint64(32)) + np.arange(len(own), dtype=np.uint64)
+        copies = np.array([row[2] for row in own], dtype=np.uint32)
+        runs.append(str(folder / f"{block}.npy"))
+        subset.save_run(runs[-1], uids, addresses, copies)
+        everything += list(zip(uids.tolist(), addresses.tolist(), copies.tolist(), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subset, "CHUNK", chunk)
+        shared = subset.merge(runs, str(folder / "subset.npy"))
+    expected = sorted(uid for uid, _, copies in everything for _ in range(copies))
+    assert subset.load(str(folder / "subset.npy")).tolist() == expected
+    # Names `{uid}-{copy}`: each once, and without a gap for each uid.
+    first = dict(zip(shared["address"].tolist(), shared["first"].tolist(), strict=True))
+    assert shared["address"].tolist() == sorted(first)
+    names = [
+        (uid, first.get(address, 0) + copy)
+        for uid, address, copies in everything
+        for copy in range(copies)
+    ]
+    assert len(set(names)) == len(names)
+    for uid in set(expected):
+        assert sorted(n for u, n in names if u == uid) == list(range(expected.count(uid)))
+
+
+def test_nothing_kept_is_an_empty_subset(tmp_path):
+    shared = subset.merge([], str(tmp_path / "subset.npy"))
+    assert len(subset.load(str(tmp_path / "subset.npy"))) == len(shared) == 0
+    assert storage.entry(str(tmp_path / "subset.npy")).bytes > 0
