@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from curate import intake, storage
+import polars as pl
+
+from curate import features, intake, storage
 from curate.columns import Column, Registry
-from curate.compiled import Compiled, columns_given, is_filter, needs_of
+from curate.compiled import (
+    DOWNLOADED,
+    Compiled,
+    columns_given,
+    is_filter,
+    needs_of,
+    pool_children,
+)
 from curate.config import LIMIT, AnyOf, Loaded, Source, Step
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem
@@ -17,7 +26,7 @@ from curate.features import Feature
 from curate.pool import list_files
 from curate.step import recipe_of
 from curate.write import Write
-from filters import Filter, Unbound
+from filters import Filter, RowFilter, Unbound, structured
 
 
 @dataclass
@@ -46,6 +55,8 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
     for step in config.steps:
         _check_place(check, step, steps)
         steps.append(_bound(check, step, registries[-1]))
+        _check_whole_pool(check, steps[-1], registries[-1])
+        _check_types(check, steps[-1], registries[-1])
         registries.append({**registries[-1], **columns_given(step)})
     _check_names(check)
     for owner in foreign_owners():
@@ -53,21 +64,11 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
     if check.problems:
         raise InvalidPipeline(loaded.file, check.problems)
     recipes = {
-        step.name: recipe_of(step, loaded.plugin_sources.get(kind_of(loaded, step)))
-        for step in config.steps
+        step.name: recipe_of(step, loaded.plugin_sources) for step in config.steps
     }
     return Compiled(
         config, config.work, tuple(steps), tuple(registries), loaded.plugin_sources, recipes, {}
     )
-
-
-def kind_of(loaded: Loaded, step: Step) -> str:
-    """The plugin a step comes from, or its class name."""
-    module = type(step).__module__
-    for name in loaded.plugin_sources:
-        if module.startswith(f"curate_plugin_{name}_"):
-            return name
-    return type(step).__name__
 
 
 def _pool_columns(check: _Check) -> dict[str, Column]:
@@ -77,14 +78,14 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
             files = list_files(source)
             names = intake.check_readable(source, files[0].url) if files else {}
         except CurateError as error:
-            check.problems.append(Problem(0, f"pool.{source.name}", str(error)))
+            check.add(f"pool.{source.name}", str(error))
             continue
         if source.urls is not None and "url" not in names:
             listed = ", ".join(names)
             message = (
                 f"{files[0].url} has no URL column (it has: {listed}); name it with `columns:`"
             )
-            check.problems.append(Problem(0, f"pool.{source.name}", message))
+            check.add(f"pool.{source.name}", message)
         found.update({name: Column("pool", name, dtype) for name, dtype in names.items()})
     for name in ("uid", "caption", *(["key"] if _has_pictures(check.loaded.config.pool) else [])):
         found.setdefault(name, Column("pool", name, "String"))
@@ -128,39 +129,96 @@ def _check_filter(check: _Check, step: Step, before: Sequence[Step]) -> None:
 
 
 def _bound(check: _Check, step: Step, registry: Registry) -> Step:
-    available = {name: column.dtype for name, column in registry.items()}
     try:
-        if isinstance(step, AnyOf):
-            children = tuple(child.bind(available) for child in step.steps)
-            step = step.model_copy(update={"steps": children})
-        elif isinstance(step, Filter):
-            step = step.bind(available)
+        bound = _bind(step, registry)
     except Unbound as error:
-        check.add(step.name, str(error) + _producer(check, str(error)))
+        check.add(step.name, str(error) + _made_later(check, step, registry))
         return step
-    absent = [name for name in needs_of(step) if name not in registry]
-    if absent:
-        known = ", ".join(sorted(name for name in registry if not name.startswith("uid_")))
-        for name in absent:
+    known = ", ".join(sorted(name for name in registry if not name.startswith("uid_")))
+    for name in needs_of(bound):
+        if name not in registry:
             hint = _producer(check, name) or f"; there are: {known}"
             check.add(step.name, f"nobody produces {name!r} before this step{hint}")
-    return step
+        elif f"{name.partition('.')[0]}" in needs_of(bound) and "." in name:
+            outer = name.partition(".")[0]
+            message = f"the pool has a column {outer!r}: give the step {outer!r} another `name:`"
+            check.add(step.name, message)
+    return bound
 
 
-def _producer(check: _Check, text: str) -> str:
-    """Which step of the file, or of those that exist, would make a column named in the text."""
-    for step in check.loaded.config.steps:
-        for name in columns_given(step):
-            if name in text.replace(",", " ").split() or name == text:
-                return f"; {step.name!r} makes it: move that step up"
-    outer = text.split(".", 1)[0]
-    from curate import features
+def _bind(step: Step, registry: Registry) -> Step:
+    available = {name: column.dtype for name, column in registry.items()}
+    if isinstance(step, AnyOf):
+        children = tuple(child.bind(available) for child in step.steps)
+        return step.model_copy(update={"steps": children})
+    return step.bind(available) if isinstance(step, Filter) else step
 
-    if "." in text and outer in features.names():
-        return f"; `- {outer}: {{...}}` would make it"
-    if text in ("width", "height", "original_width", "original_height", "sha256"):
-        return "; `- download: {}` or `- image_file: {}` would make it"
+
+def _made_later(check: _Check, step: Step, registry: Registry) -> str:
+    """Which later step makes what a filter looked for in vain."""
+    steps = check.loaded.config.steps
+    for later in steps[steps.index(step) :]:
+        given = columns_given(later)
+        if not given:
+            continue
+        try:
+            needed = needs_of(_bind(step, {**registry, **given}))
+        except Unbound:
+            continue
+        if any(name in given for name in needed):
+            return f"; {later.name!r} makes it: move that step up"
     return ""
+
+
+def _producer(check: _Check, name: str) -> str:
+    """Which step of the file, or of those that exist, would make a column."""
+    for step in check.loaded.config.steps:
+        if name in columns_given(step):
+            return f"; {step.name!r} makes it: move that step up"
+    outer = name.partition(".")[0]
+    if "." in name and outer in features.names():
+        return f"; `- {outer}: {{...}}` would make it"
+    if name in DOWNLOADED:
+        own = [field.name for field in features.find("image_file")().gives()]
+        also = f", `- image_file: {{}}` makes image_file.{name}" if name in own else ""
+        return f"; `- download: {{}}` would make it{also}"
+    return ""
+
+
+def _check_whole_pool(check: _Check, bound: Step, registry: Registry) -> None:
+    """A threshold over the pool needs its column for all of it, not for survivors only."""
+    config = check.loaded.config
+    order = [step.name for step in config.steps]
+    for child in pool_children(bound):
+        for name in child.needs() if child.over_pool() and config.probe < 1 else ():
+            maker = registry[name].store if name in registry else "pool"
+            before = config.steps[: order.index(maker)] if maker in order else ()
+            filtering = [step.name for step in before if is_filter(step)]
+            if filtering:
+                check.add(
+                    bound.name,
+                    f"`of: pool_threshold` needs {name} for the whole pool, but {filtering[0]!r} "
+                    f"stands before {maker!r}: move {maker!r} up, or write `of: pool_count`",
+                )
+
+
+def _check_types(check: _Check, bound: Step, registry: Registry) -> None:
+    """Row filters are tried on no rows: a rule that does not fit its columns says so here."""
+    for child in bound.steps if isinstance(bound, AnyOf) else (bound,):
+        if not isinstance(child, RowFilter) or not registry.keys() >= set(child.needs()):
+            continue
+        dtypes = {name: getattr(pl, registry[name].dtype, None) for name in child.needs()}
+        if None in dtypes.values():
+            continue  # tars say what they hold only once they are read; then this is done again
+        empty = structured({name: pl.Series([], dtype=given) for name, given in dtypes.items()}, 0)
+        try:
+            found = {why: empty.select(rule).dtypes[0] for why, rule in child.passes().items()}
+        except pl.exceptions.PolarsError as error:
+            check.add(bound.name, f"does not fit its columns: {error}")
+            continue
+        for why, dtype in found.items():
+            if dtype not in (pl.Boolean, pl.Null):
+                check.add(bound.name, f"the rule {why!r} gives {dtype}, not true or false")
 
 
 def _check_names(check: _Check) -> None:

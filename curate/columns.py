@@ -12,6 +12,7 @@ import polars as pl
 
 from curate import storage
 from curate.sample import format_uids, make_uids
+from filters import structured
 
 ROW = "row"  # row of the block, uint32; the key of every scalar file
 
@@ -36,6 +37,14 @@ def write_parquet(url: str, frame: pl.DataFrame) -> None:
         buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
     )
     storage.commit(url, buffer.getbuffer())
+
+
+def scan_parquet(url: str) -> pl.LazyFrame:
+    """A local parquet file of which some will be read; StorageError where there is none."""
+    path = storage.local_path(url)
+    if not path.exists():
+        storage.entry(url)  # raises the error that names it
+    return pl.scan_parquet(path, glob=False)
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -166,9 +175,17 @@ def load(work: str, registry: Registry, names: Iterable[str], span: Span) -> pl.
     for owner, owned in by_store.items():
         frame = _aligned(work, owner, [registry[name].field for name in owned], span)
         for name in owned:
-            values = frame[registry[name].field]
-            series[name] = values.fill_nan(None) if values.dtype.is_float() else values
-    return _structured(series, len(span))
+            series[name] = _typed(frame[registry[name].field], registry[name].dtype)
+    return structured(series, len(span))
+
+
+def _typed(values: pl.Series, dtype: str) -> pl.Series:
+    """Values as what the registry says they are: nothing stored has no type, and an older block of
+    a pool that grew may have a narrower one. NaN is null."""
+    wanted = getattr(pl, dtype, None) if dtype else None
+    if wanted is not None and values.dtype != wanted:
+        values = values.cast(wanted)
+    return values.fill_nan(None) if values.dtype.is_float() else values
 
 
 def _aligned(work: str, owner: str, fields: list[str], span: Span) -> pl.DataFrame:
@@ -177,7 +194,8 @@ def _aligned(work: str, owner: str, fields: list[str], span: Span) -> pl.DataFra
         return read_pool(work, fields, span)
     found = store(work, owner).read(span.block, fields, span.unit)
     index = pl.DataFrame({ROW: np.arange(span.start, span.stop, dtype=np.uint32)})
-    if found.height == len(span) and span.start == 0 and found[ROW][-1] == span.stop - 1:
+    whole = 0 < found.height == len(span) and span.start == 0
+    if whole and found[ROW][-1] == span.stop - 1:
         return found  # every row is there, in order: no join
     return index.join(found, on=ROW, how="left", maintain_order="left")
 
@@ -192,7 +210,7 @@ def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
         return pl.DataFrame()
     url = Store(pool_folder(work)).block_file(span.block)
     if storage.is_local(url):
-        lazy = pl.scan_parquet(storage.local_path(url), glob=False)
+        lazy = scan_parquet(url)
         there = lazy.collect_schema().names()
         frame = lazy.select([name for name in fields if name in there] or pl.len()).slice(
             span.start, len(span)
@@ -206,20 +224,6 @@ def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
         return pl.DataFrame({name: pl.Series([None] * len(span)) for name in fields})
     missing = [pl.lit(None).alias(name) for name in fields if name not in there]
     return found.with_columns(missing).select(fields)
-
-
-def _structured(series: dict[str, pl.Series], rows: int) -> pl.DataFrame:
-    plain: dict[str, pl.Series] = {}
-    structs: dict[str, list[pl.Series]] = {}
-    for name, values in series.items():
-        outer, dot, inner = name.partition(".")
-        if dot:
-            structs.setdefault(outer, []).append(values.alias(inner))
-        else:
-            plain[name] = values.alias(name)
-    columns = list(plain.values())
-    columns += [pl.DataFrame(inner).to_struct(outer) for outer, inner in structs.items()]
-    return pl.DataFrame(columns) if columns else pl.DataFrame({"_": np.zeros(rows, dtype=np.uint8)})
 
 
 def uids(work: str, span: Span) -> np.ndarray:

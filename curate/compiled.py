@@ -92,6 +92,13 @@ def is_filter(step: Step) -> bool:
     return isinstance(step, (Filter, AnyOf))
 
 
+def pool_children(step: Step) -> list[PoolFilter]:
+    """The pool filters in a step."""
+    if isinstance(step, AnyOf):
+        return [child for child in step.steps if isinstance(child, PoolFilter)]
+    return [step] if isinstance(step, PoolFilter) else []
+
+
 def is_scorer(step: Step) -> bool:
     """Whether a step makes columns, shard by shard."""
     return isinstance(step, (Feature, Download))

@@ -140,7 +140,7 @@ class Loaded:
 
     config: Config
     plugin_sources: dict[str, str]  # {YAML name: source text}
-    lines: dict[str, int]  # {step name: line}
+    lines: dict[str, int]  # {step name, or pool.<source name>: line}
     file: str
 
 
@@ -180,6 +180,8 @@ def load(file: str, changes: Sequence[str] = (), *, limit: int | None = None) ->
         step.name: reading.document.line(("steps", index))
         for index, step in enumerate(config.steps)
     }
+    for index, source in enumerate(config.pool):  # a step's name has no dot
+        lines[f"pool.{source.name}"] = reading.document.line(("pool", index))
     if limit is not None:
         first = RandomSample(name=LIMIT, count=limit)
         work = f"{config.work.rstrip('/')}-limit-{limit}"

@@ -14,6 +14,7 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
 from curate.config import AnyOf, Step
 from curate.download import Download
+from curate.errors import ConfigError
 from curate.features import Feature
 from curate.sample import format_uids
 from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
@@ -72,7 +73,10 @@ def say(plan: Compiled, step: Step, batch: Batch, states: States) -> Verdict:
     if isinstance(step, AnyOf):
         return _any_of(plan, step, batch, states)
     if isinstance(step, RowFilter):
-        return judge(step, batch)
+        try:
+            return judge(step, batch)
+        except pl.exceptions.PolarsError as error:  # a cast that a value does not stand, say
+            raise ConfigError(f"{step.name} cannot be decided: {error}") from None
     assert isinstance(step, PoolFilter), step
     return step.keep(batch, states[step.name])
 
@@ -235,13 +239,6 @@ def write_groups(
     verdict = ledger.record(verdict, step.name, Verdict(copies, reason, because))
     ledger.write_verdict(plan.work, step.name, span.block, verdict)
     return ledger.counts(verdict)
-
-
-def pool_children(step: Step) -> list[PoolFilter]:
-    """The pool filters in a step."""
-    if isinstance(step, AnyOf):
-        return [child for child in step.steps if isinstance(child, PoolFilter)]
-    return [step] if isinstance(step, PoolFilter) else []
 
 
 def shown_by(step: Step, states: States) -> Any:

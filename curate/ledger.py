@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from curate import columns, storage
-from curate.columns import Registry, Span, read_parquet, write_parquet
+from curate.columns import Registry, Span, read_parquet, scan_parquet, write_parquet
 from curate.intake import PROBLEM
 from curate.sample import format_uids
 from filters import Verdict
@@ -36,8 +36,7 @@ def read_verdict(work: str, after: str, span: Span) -> pl.DataFrame:
     """[len(span)] rows of SCHEMA."""
     url = verdict_file(work, after, span.block)
     if storage.is_local(url):
-        lazy = pl.scan_parquet(storage.local_path(url), glob=False)
-        return lazy.slice(span.start, len(span)).collect()
+        return scan_parquet(url).slice(span.start, len(span)).collect()
     return read_parquet(url)[span.start : span.stop]
 
 

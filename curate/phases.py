@@ -12,9 +12,9 @@ import polars as pl
 
 from curate import columns, decide, ledger, storage
 from curate.columns import Span
-from curate.compiled import Compiled, Phase, is_scorer
+from curate.compiled import Compiled, Phase, is_scorer, pool_children
 from curate.config import Resources, Step
-from curate.decide import States, pool_children
+from curate.decide import States
 from curate.download import Download
 from curate.errors import BudgetExceeded
 from curate.features import Feature
@@ -193,7 +193,7 @@ def _needs(plan: Compiled, place: Place) -> Needs:
     features = [step for step in steps if isinstance(step, Feature)]
     gpus = given.gpus if any(step.gpu for step in features) else 0.0
     fills = any(step.pictures for step in features)  # decode threads on every core
-    return Needs(given.cpus or 1.0, gpus, given.memory_gb, given.actors, "node" if fills else "cpu")
+    return Needs(given.cpus, gpus, given.memory_gb, given.actors, "node" if fills else "cpu")
 
 
 def _is_current(run: Run, phase: Phase) -> bool:

@@ -22,7 +22,7 @@ Opener = Callable[[], Callable[[Any], Any]]  # called once per worker; gives the
 class Needs:
     """What one worker of a stage reserves."""
 
-    cpus: float = 1.0
+    cpus: float | None = None  # None: a share, so that all stages of a flow fit side by side
     gpus: float | None = 0.0  # None: one, where the cluster has any
     memory_gb: float | None = None
     workers: int | None = None  # at most so many at once; None: one per GPU, else `per`
@@ -174,6 +174,9 @@ class RayRunner:
     ) -> Iterator[tuple[int, Item, Any]]:
         """Every stage has its own workers; a bounded queue stands between two stages."""
         pools = [_Pool(self, stage) for stage in stages]
+        share = _share(pools, self.cpus)
+        for pool in pools:
+            pool.cpus = pool.cpus or share
         queues: list[deque[Any]] = [deque() for _ in stages]
         source = iter(items)
         more = True
@@ -181,6 +184,8 @@ class RayRunner:
             while more or any(queues) or any(pool.busy for pool in pools):
                 more = self._feed(pools, queues, source, more=more)
                 running = [reference for pool in pools for reference in pool.running]
+                if not running:
+                    continue  # the source has just turned out to be at its end
                 done, _ = self._ray.wait(running, num_returns=1)
                 number = next(n for n, pool in enumerate(pools) if done[0] in pool.running)
                 item, result = pools[number].finish(done[0])
@@ -196,22 +201,46 @@ class RayRunner:
     def _feed(
         self, pools: list[_Pool], queues: list[deque[Any]], source: Iterator[Any], *, more: bool
     ) -> bool:
-        """Give free workers work, last stage first; whether the source has any left."""
-        for number in reversed(range(1, len(pools))):
-            while queues[number] and pools[number].free:
-                pools[number].send(queues[number].popleft())
-        full = len(pools) > 1 and len(queues[1]) >= 2 * pools[1].size + 2
-        while more and pools[0].free and not full:
-            try:
-                pools[0].send(next(source))
-            except StopIteration:
-                more = False
+        """Give free workers work, last stage first; whether the source has any left.
+
+        A stage whose successor has enough waiting gets no more: shards on the disk are bounded too.
+        """
+        for number in reversed(range(len(pools))):
+            pool = pools[number]
+            while pool.free and not _is_full(pools, queues, number + 1):
+                if number and queues[number]:
+                    pool.send(queues[number].popleft())
+                elif number == 0 and more:
+                    more = _send_next(pool, source)
+                else:
+                    break
         return more
 
     def close(self) -> None:
         """Shut Ray down if this runner started it."""
         if self._owns:
             self._ray.shutdown()
+
+
+def _share(pools: list[_Pool], cpus: int) -> float:
+    """CPUs that a worker reserves where nobody said: actors that take all starve the next stage."""
+    taken = sum(pool.size * pool.cpus for pool in pools if pool.cpus)
+    sharing = sum(pool.size for pool in pools if not pool.cpus)
+    return max(0.01, min(1.0, 0.95 * (cpus - taken) / max(sharing, 1)))
+
+
+def _is_full(pools: list[_Pool], queues: list[deque[Any]], number: int) -> bool:
+    """Whether a stage has enough waiting for it; there is no stage after the last."""
+    return number < len(pools) and len(queues[number]) >= 2 * pools[number].size + 2
+
+
+def _send_next(pool: _Pool, source: Iterator[Any]) -> bool:
+    """Start work on the source's next item; False where there is none."""
+    try:
+        pool.send(next(source))
+    except StopIteration:
+        return False
+    return True
 
 
 def _call(work: Callable[[Any], Any], item: Any) -> Any:
@@ -236,6 +265,7 @@ class _Pool:
         self._ray: Any = runner._ray
         self._stage = stage
         needs = stage.needs
+        self.cpus = needs.cpus
         self._gpus = needs.gpus if needs.gpus is not None else float(runner.gpus > 0)
         if needs.workers is not None:
             self.size = needs.workers
@@ -259,10 +289,8 @@ class _Pool:
         return len(self.running) < self.size
 
     def _start(self, memory_gb: float | None) -> Any:
-        needs = self._stage.needs
         options: dict[str, Any] = {
-            # Fractions, so that the stages of one flow never starve each other of CPUs.
-            "num_cpus": min(needs.cpus, 0.5) if needs.workers is None else needs.cpus,
+            "num_cpus": self.cpus,
             "num_gpus": self._gpus,
             "max_restarts": 3,
             "max_task_retries": 3,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from curate import storage
+from curate import plugins, storage
 from curate.errors import RecipeChanged
 
 Recipe = dict[str, Any]
@@ -30,20 +31,21 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def recipe_of(step: Any, plugin_source: str | None = None) -> Recipe:
-    """All that a step's result depends on, but for what it reads.
+def recipe_of(step: Any, plugin_sources: Mapping[str, str]) -> Recipe:
+    """All that a step's result depends on, but for what it reads; plugins by their text.
 
     Never its name's position, `run:`, a path of the work folder or a time.
     """
     fields = step.model_dump(mode="json")
     recipe: Recipe = {"kind": type(step).__name__, "version": step.version, **fields}
     if "steps" in fields:
-        recipe["steps"] = [recipe_of(child) for child in step.steps]
+        recipe["steps"] = [recipe_of(child, plugin_sources) for child in step.steps]
     extra = getattr(step, "recipe", None)
     if extra is not None:
-        recipe.update({f"resolved.{key}": value for key, value in extra().items()})
-    if plugin_source is not None:
-        recipe["plugin_sha256"] = hashlib.sha256(plugin_source.encode()).hexdigest()
+        recipe.update(extra())  # a path is replaced by what it leads to: names and hashes
+    for name, source in plugin_sources.items():
+        if type(step).__module__ == plugins.module_name(name, source):
+            recipe["plugin_sha256"] = hashlib.sha256(source.encode()).hexdigest()
     return json.loads(canonical(recipe))  # type: ignore[no-any-return]  # a dict went in
 
 

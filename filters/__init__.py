@@ -28,7 +28,7 @@ Summary = Any  # picklable; what one batch contributes to a State
 
 
 class Unbound(ValueError):
-    """A column that the filter needs is missing or ambiguous; the text says what to write."""
+    """A column is missing, ambiguous or of the wrong type; the text says what to write."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,20 @@ def column(name: str) -> pl.Expr:
     return pl.col(struct).struct.field(inner) if dot else pl.col(name)
 
 
+def structured(series: Mapping[str, pl.Series], rows: int) -> pl.DataFrame:
+    """[rows] columns by their full names: `clip.similarity` is a field of the struct `clip`."""
+    plain: list[pl.Series] = []
+    structs: dict[str, list[pl.Series]] = {}
+    for name, values in series.items():
+        outer, dot, inner = name.partition(".")
+        if dot:
+            structs.setdefault(outer, []).append(values.alias(inner))
+        else:
+            plain.append(values.alias(name))
+    columns = plain + [pl.DataFrame(inner).to_struct(outer) for outer, inner in structs.items()]
+    return pl.DataFrame(columns) if columns else pl.DataFrame({"_": np.zeros(rows, dtype=np.uint8)})
+
+
 def judge(filter_: RowFilter, batch: Batch) -> Verdict:
     """The verdict of a row filter."""
     reason = pl.lit(None, dtype=pl.String)
@@ -202,9 +216,9 @@ def find(name: str) -> type[Filter]:
     return class_in(importlib.import_module(f"{__name__}.{name}"), Filter)
 
 
-def class_in(module: ModuleType, base: type[Any]) -> type[Any]:
-    """The one public subclass of `base` that a module defines."""
-    found = [
+def classes_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:
+    """The public subclasses of `base` that a module defines."""
+    return [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -212,6 +226,11 @@ def class_in(module: ModuleType, base: type[Any]) -> type[Any]:
         and value.__module__ == module.__name__
         and not value.__name__.startswith("_")
     ]
+
+
+def class_in(module: ModuleType, base: type[Any]) -> type[Any]:
+    """The one public subclass of `base` that a module defines."""
+    found = classes_in(module, base)
     if len(found) != 1:
         listed = ", ".join(value.__name__ for value in found) or "none"
         raise TypeError(f"{module.__name__} must define one {base.__name__}; it defines {listed}")

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from filters import Available, Batch, Filter, RowFilter, Shown, State, column, one_of
+from filters import Available, Batch, Filter, RowFilter, Shown, State, Unbound, column, one_of
 from filters._top import Of, Top
 
 _ENDINGS = (".similarity", "similarity_score")
@@ -59,6 +59,8 @@ class ClipScore(Filter):
             "a similarity",
             "put `- clip: {model: ..., weights: ...}` before this step",
         )
+        if available.get(found) == "String":
+            raise Unbound(f"{found} holds text, not numbers")
         if self.at_least is None and self.at_most is None:
             return self._top(found)
         return _Limits(name=self.name, column=found, at_least=self.at_least, at_most=self.at_most)

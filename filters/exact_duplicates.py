@@ -36,9 +36,9 @@ class ExactDuplicates(GroupFilter):
     )
 
     def bind(self, available: Available) -> Filter:
-        missing = [name for name in self.needs() if name not in available]
-        if missing:
-            raise Unbound(f"nobody produces {', '.join(missing)}")
+        rank = self._rank_column()
+        if rank is not None and available.get(rank) == "String":
+            raise Unbound(f"{rank} holds text: `keep` takes a column of numbers")
         return self
 
     def _rank_column(self) -> str | None:
@@ -62,7 +62,7 @@ class ExactDuplicates(GroupFilter):
         return np.asarray(numbers if isinstance(self.keep, _Highest) else -numbers)
 
     def keep_ranked(self, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
-        return (rank == 0).astype(np.uint32)
+        return np.asarray(rank == 0, dtype=np.uint32)
 
     def shows(self, state: State) -> Shown:
         return Shown(self.needs(), {})

@@ -23,7 +23,9 @@ class RandomSample(Filter):
     def problems(self) -> list[str]:
         if (self.fraction is None) == (self.count is None):
             return ["give one of fraction and count"]
-        return self._draw().problems()
+        if self.count is not None and self.of == "pool_count":
+            return ["count is a number of rows already: `of: pool_count` goes with fraction"]
+        return []
 
     def problems_after_filters(self) -> list[str]:
         return self._draw().problems_after_filters()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import polars as pl
 from polars.exceptions import PolarsError
 from pydantic import Field
 
-from filters import Available, Filter, RowFilter, Unbound
+from filters import RowFilter
 
 
 class Where(RowFilter):
@@ -27,16 +28,12 @@ class Where(RowFilter):
 
     def problems(self) -> list[str]:
         try:
-            self._expression()
+            tree = _tree(self._expression())
         except PolarsError as error:
             return [f"not a SQL condition: {error}"]
+        if _looks_around(tree):
+            return ["a condition sees one sample: it takes no aggregate, window or sub-query"]
         return []
-
-    def bind(self, available: Available) -> Filter:
-        missing = [name for name in self.needs() if name not in available]
-        if missing:
-            raise Unbound(f"nobody produces {', '.join(missing)}")
-        return self
 
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(_columns(self._expression())))
@@ -64,8 +61,28 @@ def _columns(expression: pl.Expr) -> list[str]:
             for value in node.values():
                 walk(value)
 
-    walk(json.loads(expression.meta.serialize(format="json")))
+    walk(_tree(expression))
     return found
+
+
+def _tree(expression: pl.Expr) -> Any:
+    return json.loads(expression.meta.serialize(format="json"))
+
+
+_AROUND = frozenset(  # the nodes whose value depends on more than the row
+    ("Agg", "Len", "Over", "Window", "Rolling", "SubPlan", "Explode", "Filter", "Sort", "SortBy")
+    + ("Gather", "Slice", "NullCount", "Quantile", "Range", "Correlation", "CumSum", "Shift")
+)
+_NAMES = ("Literal", "Column", "StructExpr")  # below these stand words of the user's
+
+
+def _looks_around(node: object) -> bool:
+    if isinstance(node, dict):
+        inner = {key: value for key, value in node.items() if key not in _NAMES}
+        return any(key in _AROUND or _looks_around(value) for key, value in inner.items())
+    if isinstance(node, list):
+        return any(map(_looks_around, node))
+    return isinstance(node, str) and node in _AROUND
 
 
 def _field_name(node: dict[str, object]) -> str | None:

@@ -26,7 +26,7 @@ TYPES = {
     "jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp",
     "gif": "image/gif", "bmp": "image/bmp", "svg": "image/svg+xml",
 }  # fmt: skip
-_PATIENCE_S = 60  # nothing in a test lasts longer
+_PATIENCE_S = 60  # no test takes so long
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Answer:
     declared_bytes: int | None = None  # the Content-Length, where it lies; -1: none is sent
     drip_s: float | None = None  # the body comes byte by byte, so many seconds apart
     drip_head_s: float | None = None  # as above, from the status line on
-    silent: bool = False  # the request is read, and nothing is answered
+    wait_s: float = 0  # before anything is answered
     endless: bool = False  # the body is repeated for ever
     chunked: Literal["", "whole", "cut"] = ""  # Transfer-Encoding: chunked; cut: no last chunk
     raw: bytes | None = None  # sent in place of any HTTP
@@ -55,6 +55,9 @@ HTML = Answer(
 def redirect(location: str, status: int = 302) -> Answer:
     """Go elsewhere."""
     return Answer(status=status, headers=(("Location", location),))
+
+
+SILENT = Answer(wait_s=3600)  # the request is read, and nothing comes
 
 
 def opted_out(body: bytes, directive: str = "noai") -> Answer:
@@ -108,8 +111,7 @@ class _Handler:
             answer = Answer(answer)
         if self.server.hits[path] <= answer.failures:
             answer = Answer(status=503)
-        if answer.silent:
-            await asyncio.sleep(_PATIENCE_S)
+        await asyncio.sleep(answer.wait_s)
         body = answer.body.read_bytes() if isinstance(answer.body, Path) else answer.body
         if answer.raw is not None:
             writer.write(answer.raw)

@@ -1,4 +1,4 @@
-"""Pictures fetched over real HTTP into img2dataset's layout: what stays, what changes, what fails."""
+"""Pictures fetched over real HTTP into img2dataset's layout: what stays, changes and fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from picture_server import HTML, Answer, opted_out, picture_server, redirect, truncated
+from picture_server import HTML, SILENT, Answer, opted_out, picture_server, redirect, truncated
 from PIL import Image
 from pydantic import ValidationError
 
@@ -94,7 +94,8 @@ def download(answers, folder, spec=LOCAL, **columns) -> Part:
 @pytest.mark.parametrize(
     ("form", "mode", "extension"),
     [
-        ("JPEG", "RGB", "jpg"), ("JPEG", "L", "jpg"), ("JPEG", "CMYK", "jpg"), ("PNG", "RGB", "png"),
+        ("JPEG", "RGB", "jpg"), ("JPEG", "L", "jpg"), ("JPEG", "CMYK", "jpg"),
+        ("PNG", "RGB", "png"),
         ("PNG", "RGBA", "png"), ("PNG", "LA", "png"), ("PNG", "P", "png"), ("PNG", "1", "png"),
         ("WEBP", "RGB", "webp"), ("WEBP", "RGBA", "webp"),
     ],
@@ -184,7 +185,7 @@ def test_bombs_are_refused_by_their_header_alone(tmp_path):
         "/hollow.png": png_header(9_000, 9_000),
     }
     part = download(answers, tmp_path)
-    # The last one is within the limit: that it fails in the decoder shows the others did not get there.
+    # The last is within the limit and fails in the decoder: the others did not get so far.
     assert part.column("error") == ["too_many_pixels", "too_many_pixels", "undecodable"]
     assert set(part.column("status")) == {"failed_to_resize"}
     assert not part.members
@@ -302,7 +303,7 @@ def mixed_answers(count: int) -> dict:
     made = {}
     for n in range(count):
         body = picture((100 + n, 100), form=["JPEG", "PNG", "WEBP"][n % 3], seed=n)
-        pause = Answer(body, drip_head_s=0.0005 * (n * 7 % 5) or None)
+        pause = Answer(body, wait_s=0.01 * (n * 7 % 5))
         made[f"/{n}"] = Answer(status=404) if n % 5 == 4 else pause
     return made
 
@@ -464,7 +465,7 @@ def start(folder: Path, server, paths) -> subprocess.Popen:
 
 def test_a_run_that_is_interrupted_ends_and_leaves_nothing(tmp_path):
     many = ["/silent"] + ["/a.jpg"] * 100
-    with picture_server({"/a.jpg": picture(), "/silent": Answer(silent=True)}) as server:
+    with picture_server({"/a.jpg": picture(), "/silent": SILENT}) as server:
         interrupted = start(tmp_path, server, many)
         interrupted.send_signal(signal.SIGINT)
         interrupted.wait(8)  # less than the 10 s that the silent host is given

@@ -10,7 +10,7 @@ import ssl
 import time
 
 import pytest
-from picture_server import Answer, picture_server, redirect, truncated
+from picture_server import SILENT, Answer, picture_server, redirect, truncated
 
 from curate.fetch import (
     PRIVATE_NETWORKS,
@@ -230,7 +230,7 @@ def test_seconds_are_capped_however_steadily_bytes_come(opener):
     answers = {
         "/body": Answer(BODY, drip_s=0.02),
         "/head": Answer(BODY, drip_head_s=0.02),
-        "/silent": Answer(silent=True),
+        "/silent": SILENT,
     }
     with picture_server(answers) as server:
         for path in answers:

@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections import Counter
+from random import Random
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -78,8 +79,6 @@ def test_captions_name_the_figures_and_colours_that_are_drawn():
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_can_be_seen_and_fits_its_box(figure):
-    from random import Random
-
     scene = compose_single(Random(0), figure, "red", "white")
     pixels = np.asarray(render(scene, (200, 200))).astype(int)
     drawn = (np.abs(pixels - 255).sum(axis=2) > 30).nonzero()
@@ -166,9 +165,8 @@ def test_the_server_answers_as_planted(planted):
                 outcomes[str(error.code)] += 1
                 error.close()
             except urllib.error.URLError as error:
-                assert isinstance(error.reason, ConnectionRefusedError), row
-                outcomes["refused"] += 1
-    assert outcomes == {"whole": 18, "cut": 4, "404": 6, "500": 5, "refused": 5}
+                outcomes[type(error.reason).__name__] += 1
+    assert outcomes == {"whole": 18, "cut": 4, "404": 6, "500": 5, "ConnectionRefusedError": 5}
 
 
 def test_a_taken_port_gives_way_to_a_free_one():
@@ -240,7 +238,7 @@ def test_a_threshold_separates_the_planted_wrong_captions(encoder, planted):
     assert best.precision > 0.6
     assert best.recall > 0.85
     assert threshold_at(-2.0, good, wrong).recall == 0
-    assert threshold_at(2.0, good, wrong).precision == pytest.approx(len(wrong) / 270)
+    assert threshold_at(2.0, good, wrong).precision == pytest.approx(40 / 270, abs=1e-4)
 
 
 def test_colours_are_apart_enough_to_be_told():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
@@ -51,7 +52,8 @@ class Clip(Feature):
     def recipe(self) -> dict[str, Any]:
         """Model, weights' hash and preparation; published weights are downloaded if need be."""
         source = _open_clip.locate(self.model, self.weights)
-        return {**source.recipe(), "max_characters": MAX_CHARACTERS}
+        tag = "" if self.weights is None or Path(self.weights).suffix else self.weights
+        return {**source.recipe(), "weights": tag, "max_characters": MAX_CHARACTERS}
 
     def open(self, device: str) -> ClipScorer:
         from curate.features._clip_model import ClipScorer  # torch takes seconds to load

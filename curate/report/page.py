@@ -37,7 +37,7 @@ def render(report: dict[str, Any], pictures: Mapping[Place, str]) -> str:
     environment.filters.update(
         count=count, number=number, visible=visible, brief=brief, json=_json, listed=_listed
     )
-    environment.globals.update(share=share, chart=chart)
+    environment.globals.update(share=share, many=many, chart=chart)
     template = environment.from_string(_file("page.html.j2"))
     return template.render(
         report=report,
@@ -64,6 +64,11 @@ def number(value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def many(value: int, noun: str) -> str:
+    """1 shard, 12,345 shards."""
+    return f"{count(value)} {noun}" + ("" if value == 1 else "s")
 
 
 def share(part: int, whole: int) -> str:
@@ -112,13 +117,13 @@ def notes(report: dict[str, Any]) -> list[str]:
         found.append("Everything was kept: no step removed a sample.")
     if totals["lost"]:
         found.append(
-            f"{count(totals['lost'])} samples were lost to failed work of our own, not by a "
-            "filter. The same command again retries them."
+            f"Lost to failed work of our own, not by a filter: {many(totals['lost'], 'sample')}. "
+            "The same command again retries them."
         )
     if pool["damaged"]:
         found.append(
-            f"{count(len(pool['damaged']))} shards are damaged, and may hold samples that are not "
-            "counted here; they are listed below."
+            f"Damaged: {many(len(pool['damaged']), 'shard')}, listed below. What could not be read "
+            "of them is not counted here."
         )
     if not any(step["role"] == "filter" for step in steps):
         found.append("This pipeline has no filter.")
@@ -133,7 +138,7 @@ def funnel(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = report["totals"]["rows"]
     pool = {
         "name": "pool",
-        "kind": f"{count(report['pool']['shards'])} shards",
+        "kind": many(report["pool"]["shards"], "shard"),
         "role": "pool",
         "in": rows,
         "kept": report["totals"]["usable"],

@@ -1,0 +1,477 @@
+"""report.json says what the ledger says, in any order of work; its page runs nothing."""
+
+import base64
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from functools import reduce
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from picture_server import Answer, picture_server
+from PIL import Image
+from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+
+from curate import chance, ledger
+from curate.check import compile_pipeline
+from curate.columns import Column, Span
+from curate.config import load
+from curate.pool import SCHEMA, Pool, load_table, pool_columns
+from curate.report import Facts, write_report
+from curate.report.facts import public
+from curate.report.page import render, share, visible
+from curate.runner import LocalRunner, RayRunner
+from curate.sample import UID, parse_uids
+from curate.subset import save
+
+STEPS = (
+    {"caption": {"min_words": 2}},
+    {"image_file": {}},
+    {"image_size": {"min_side": 31}},
+    {"exact_duplicates": {"name": "same_url", "by": ["url"], "keep": {"highest": "score"}}},
+    {"clip_score": {"name": "floor", "column": "score", "at_least": 0.2, "at_most": 0.95}},
+    {
+        "any_of": [
+            {"where": {"name": "wide", "sql": "image_file.width > 60"}},
+            {"clip_score": {"name": "good", "column": "score", "at_least": 0.6}},
+        ]
+    },
+    {
+        "clip_score": {
+            "name": "top",
+            "column": "score",
+            "top_fraction": 0.5,
+            "of": "survivors",
+        }
+    },
+)
+NAMES = ["caption", "image_file", "image_size", "same_url", "floor", "any_of", "top"]
+SCRIPT = "<script>alert(1)</script> is a caption"
+IMG = "\"'><img src=x onerror=alert(2)> is another"
+BIDI = "evil \u202egpj.exe\u2066 \x1b[31m red"
+LONG = "many words " * 900
+DATA = "data:image/jpeg;base64,"
+BROKEN = b"\xff\xd8\xff but no picture"
+
+
+@pytest.fixture(scope="module")
+def samples():
+    drawn = draw(300)
+    for number in (8, 30, 60, 61, 62):
+        drawn[number] = replace(drawn[number], jpeg=BROKEN)
+    for number in range(0, 300, 4):
+        hostile = (SCRIPT, IMG, BIDI, LONG)[number // 4 % 4]
+        drawn[number] = replace(drawn[number], caption=f"{hostile} {number}")
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def run(samples, tmp_path_factory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("run")
+    write_shards(folder / "in", samples, 4)
+    pipeline = Pipeline(folder, tar_pool(folder / "in"), STEPS)
+    pipeline.run()
+    return pipeline
+
+
+def report_of(pipeline: Pipeline) -> dict:
+    return json.loads((pipeline.work / "report" / "report.json").read_text())
+
+
+def page_of(pipeline: Pipeline) -> str:
+    return (pipeline.work / "report" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def report(run) -> dict:
+    return report_of(run)
+
+
+@pytest.fixture(scope="module")
+def fates(run, samples) -> pl.DataFrame:
+    """The ledger beside what was drawn, and at which step each sample stopped (7: at none)."""
+    scores = [sample.metadata.get("score") for sample in samples]
+    stops = {name: number for number, name in enumerate(["pool", *NAMES], start=-1)}
+    return ledger_of(run.work).with_columns(
+        pl.Series("score", scores, dtype=pl.Float64).fill_nan(None),
+        pl.col("step").replace_strict(stops, default=len(NAMES)).alias("stop"),
+    )
+
+
+def test_each_step_hands_on_what_it_kept_and_names_every_removal(report, fates):
+    entered = report["totals"]["rows"] - sum(report["pool"]["unusable"].values())
+    assert entered == report["totals"]["usable"] < report["totals"]["rows"] == 300
+    assert [step["name"] for step in report["steps"]] == NAMES
+    for step in report["steps"]:
+        assert step["in"] == entered
+        assert step["in"] == step["kept"] + sum(step["removed"].values()) + sum(
+            step["lost"].values()
+        )
+        own = fates.filter(pl.col("step") == step["name"])["reason"].to_list()
+        assert step["removed"] == dict(Counter(own))
+        entered = step["kept"]
+    totals = report["totals"]
+    assert entered == totals["kept"] == (fates["fate"] == "kept").sum() > 0
+    assert totals["removed"] == sum(sum(step["removed"].values()) for step in report["steps"])
+    assert totals["unique_uids"] == fates.filter(pl.col("fate") == "kept")["uid"].n_unique()
+
+
+def test_kinds_are_those_of_the_pipeline_file(report):
+    kinds = {step["name"]: (step["kind"], step["role"]) for step in report["steps"]}
+    assert kinds["same_url"] == ("exact_duplicates", "filter")
+    assert kinds["image_file"] == ("image_file", "feature")
+    assert kinds["any_of"] == ("any_of", "filter")
+
+
+def test_unscored_pictures_are_counted_by_class_among_those_that_came(report, samples, fates):
+    came = (fates["stop"] >= NAMES.index("image_file")).to_list()
+    broken = sum(there and s.jpeg == BROKEN for there, s in zip(came, samples, strict=True))
+    [step] = [step for step in report["steps"] if step["name"] == "image_file"]
+    assert step["errors"] == {"truncated_image": broken}
+    assert broken > 0
+
+
+@pytest.mark.parametrize("name", ["floor", "any_of", "top"])
+def test_histogram_counts_every_sample_that_reached_the_step(report, fates, name):
+    [histogram] = [h for h in report["histograms"] if h["step"] == name]
+    index = NAMES.index(name)
+    reached = fates.filter(pl.col("stop") >= index)
+    scored = reached.filter(pl.col("score").is_not_null())
+    low, high = scored["score"].min(), scored["score"].max()
+    assert (histogram["low"], histogram["high"]) == (low, high)
+    for side, rows in (
+        ("kept", scored.filter(pl.col("stop") > index)),
+        ("removed", scored.filter(pl.col("stop") == index)),
+    ):
+        bins = ((rows["score"].to_numpy() - low) / (high - low) * 50).astype(int).clip(max=49)
+        assert histogram[side] == np.bincount(bins, minlength=50).tolist()
+    unscored = reached.height - scored.height
+    assert histogram["unscored"] == {"kept": 0, "removed": unscored}
+    assert (unscored > 0) == (name == "floor")
+
+
+def test_learnt_threshold_is_the_score_of_the_last_one_kept(report, fates):
+    [step] = [step for step in report["steps"] if step["name"] == "top"]
+    [entry] = step["filters"]
+    kept = fates.filter(pl.col("fate") == "kept")["score"]
+    assert entry["thresholds"] == {"below_threshold": kept.min()}
+    assert entry["learnt"]["take"] == step["kept"] == step["in"] // 2
+
+
+BORDERS = (("floor", "below_threshold"), ("floor", "above_threshold"), ("top", "below_threshold"))
+
+
+@pytest.mark.parametrize(("name", "reason"), BORDERS)
+@pytest.mark.parametrize("side", ["kept", "removed"])
+def test_borderline_examples_are_the_nearest_on_their_side(report, fates, name, reason, side):
+    wanted = (name, reason, side)
+    [gallery] = [g for g in report["examples"] if (g["step"], g["reason"], g["side"]) == wanted]
+    [step] = [step for step in report["steps"] if step["name"] == name]
+    threshold = step["filters"][0]["thresholds"][reason]
+    assert gallery["threshold"] == threshold
+    index = NAMES.index(name)
+    if side == "kept":
+        rows = fates.filter(pl.col("stop") > index)
+    else:
+        rows = fates.filter((pl.col("stop") == index) & (pl.col("reason") == reason))
+    nearest = rows.with_columns((pl.col("score") - threshold).abs().alias("away"))
+    nearest = nearest.sort("away", "uid", "shard", "row").head(8)
+    shown = [(s["uid"], s["shard"], s["row"], s["score"]) for s in gallery["samples"]]
+    assert shown == nearest.select("uid", "shard", "row", "score").rows()
+    assert [s["removed_by"] for s in gallery["samples"]] == nearest["step"].to_list()
+
+
+def test_other_reasons_are_shown_by_hash_with_their_deciding_values(report, fates, samples):
+    [gallery] = [g for g in report["examples"] if g["step"] == "same_url"]
+    rows = fates.filter(pl.col("step") == "same_url")
+    draws = chance.uniform(0, "report", parse_uids(rows["uid"].to_list()), "same_url")
+    expected = (
+        rows.with_columns(pl.Series("draw", draws)).sort("draw", "uid", "shard", "row").head(8)
+    )
+    assert [s["uid"] for s in gallery["samples"]] == expected["uid"].to_list()
+    drawn = {(row["shard"], row["row"]): samples[n] for n, row in enumerate(fates.rows(named=True))}
+    for sample in gallery["samples"]:
+        original = drawn[sample["shard"], sample["row"]]
+        assert sample["values"]["url"] == original.metadata["url"]
+        assert sample["key"] == original.key
+        assert sample["because"] in fates["uid"].to_list()
+
+
+def test_filters_inside_any_of_have_examples_of_their_own(report, fates):
+    galleries = [g for g in report["examples"] if g["step"] == "any_of"]
+    assert {(g["filter"], g["side"], g["chosen"]) for g in galleries} == {
+        ("good", "kept", "nearest"),
+        ("good", "removed", "nearest"),
+        ("any_of", "removed", "random"),
+    }
+    [removed] = [g for g in galleries if g["filter"] == "good" and g["side"] == "removed"]
+    assert {s["removed_by"] for s in removed["samples"]} == {"any_of"}
+    assert max(s["score"] for s in removed["samples"]) < 0.6
+
+
+class Backwards(LocalRunner):
+    """Gives results in another order, as many workers would."""
+
+    def map(self, work, items, label):
+        return iter([work(item) for item in reversed(list(items))])
+
+
+def facts_of(pipeline: Pipeline) -> Facts:
+    """What a run knows when it reports, read from the work folder that it left."""
+    work = str(pipeline.work)
+    pool = Pool(load_table(work), pool_columns(work))
+    plan = compile_pipeline(load(pipeline.file()), columns=pool.columns)
+    spans = [Span(block, 0, int(rows)) for block, rows in enumerate(pool.block_rows())]
+    after = plan.steps[-1].name
+    verdicts = [ledger.counts(ledger.read_verdict(work, after, span)) for span in spans]
+    states = {"pool": {"rows": 0}}
+    for file in (pipeline.work / "state").glob("*.json"):
+        states.update(json.loads(file.read_text())["states"])
+    return Facts(plan, pool, reduce(ledger.add_counts, verdicts), states, after)
+
+
+def written(pipeline: Pipeline) -> tuple[bytes, bytes]:
+    folder = pipeline.work / "report"
+    return (folder / "report.json").read_bytes(), (folder / "index.html").read_bytes()
+
+
+def test_bytes_do_not_depend_on_the_order_of_results(run):
+    before = written(run)
+    write_report(facts_of(run), Backwards())
+    assert written(run) == before
+
+
+@pytest.mark.ray
+def test_bytes_are_the_same_on_ray(run, ray_cluster):
+    before = written(run)
+    write_report(facts_of(run), RayRunner())
+    assert written(run) == before
+
+
+@pytest.mark.parametrize("rows_per_block", [40, 10_000])
+def test_bytes_do_not_depend_on_blocks_or_the_work_folder(run, rows_per_block, tmp_path):
+    other = run.where(folder=tmp_path, rows_per_block=rows_per_block)
+    other.run()
+    assert written(other) == written(run)
+    assert str(tmp_path).encode() not in b"".join(written(other))
+
+
+class Read(HTMLParser):
+    """Every element with its attributes, and all text outside of style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_captions_of_strangers_are_text_and_nothing_else(run):
+    page = Read(page_of(run))
+    assert {tag for tag, _ in page.elements} <= {
+        *("html", "head", "meta", "title", "style", "body", "header", "main", "footer", "nav"),
+        *("section", "article", "figure", "figcaption", "div", "span", "p", "b", "i", "a", "h1"),
+        *("h2", "h3", "h4", "ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr"),
+        *(
+            "th",
+            "td",
+            "details",
+            "summary",
+            "code",
+            "pre",
+            "img",
+            "bdi",
+            "svg",
+            "rect",
+            "line",
+            "wbr",
+        ),
+    }
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        assert attributes.get("src", DATA).startswith(DATA)
+        assert attributes.get("href", "#").startswith("#")
+        assert "url(" not in attributes.get("style", "")
+    assert sum(SCRIPT in text for text in page.text) > 0
+    assert sum(IMG in text for text in page.text) > 0
+    assert "<script" not in page_of(run)
+    style = page_of(run).split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    [policy] = [a["content"] for t, a in page.elements if a.get("http-equiv")]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_controls_are_written_out_and_long_captions_are_cut(run):
+    page = page_of(run)
+    assert "⟨U+202E⟩gpj.exe⟨U+2066⟩ ⟨U+001B⟩[31m" in page
+    assert not set(page) & {"\u202e", "\u2066", "\x1b"}
+    read = Read(page)
+    cut = [a["title"] for tag, a in read.elements if tag == "bdi" and "title" in a]
+    longest = max(cut, key=len)
+    assert longest.startswith(LONG[:3999])
+    assert len(longest) == 4000
+    assert max(len(text) for text in read.text if "many words" in text) < 150
+
+
+def test_pictures_are_small_and_a_broken_one_is_said_to_be_missing(run, report):
+    page = Read(page_of(run))
+    sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    assert len(sources) > 50
+    for source in set(sources):
+        image = Image.open(io.BytesIO(base64.b64decode(source.removeprefix(DATA))))
+        assert image.format == "JPEG"
+        assert max(image.size) <= 96
+    broken = [
+        g for g in report["examples"] if g["step"] == "image_size" and g["reason"] == "unscored"
+    ]
+    assert page.text.count("no picture") >= len(broken[0]["samples"]) > 0
+
+
+def test_page_is_made_from_the_report_alone(run, report):
+    again = render(report, {})
+    words = [
+        "".join(Read(page).text).replace("no picture", "").split() for page in (again, page_of(run))
+    ]
+    assert words[0] == words[1]
+    report = json.loads(json.dumps(report))
+    report["totals"]["kept"] = 123_456
+    assert "123,456" in "".join(Read(render(report, {})).text)
+
+
+def test_losses_and_damage_are_said_first(report):
+    report = json.loads(json.dumps(report))
+    report["totals"]["lost"] = 3
+    report["steps"][1]["lost"] = {"out_of_memory": 3}
+    report["pool"]["damaged"] = [{"url": "s3://b/<i>.tar", "damage": "cut at byte 12"}]
+    text = " ".join("".join(Read(render(report, {})).text).split())
+    assert "Lost to failed work of our own, not by a filter: 3 samples." in text
+    assert "Damaged: 1 shard, listed below." in text
+    assert "s3://b/<i>.tar: cut at byte 12" in text
+    assert "out_of_memory 3" in text
+
+
+def finished(folder: Path, drawn, steps) -> Pipeline:
+    write_shards(folder / "in", drawn, 1)
+    pipeline = Pipeline(folder, tar_pool(folder / "in"), steps)
+    pipeline.run()
+    return pipeline
+
+
+def text_of(pipeline: Pipeline) -> str:
+    return " ".join("".join(Read(page_of(pipeline)).text).split())
+
+
+def test_one_sample(tmp_path):
+    pipeline = finished(
+        tmp_path, draw(2)[:1], [{"clip_score": {"column": "score", "at_least": 0.1}}]
+    )
+    [histogram] = report_of(pipeline)["histograms"]
+    assert histogram["low"] == histogram["high"]
+    assert sum(histogram["kept"]) == 1
+    assert "Everything was kept" in text_of(pipeline)
+
+
+def test_nothing_kept_says_which_step_took_the_last(tmp_path):
+    steps = [
+        {"caption": {"min_words": 99}},
+        {"clip_score": {"column": "score", "top_fraction": 0.5, "of": "survivors"}},
+    ]
+    pipeline = finished(tmp_path, draw(30), steps)
+    report = report_of(pipeline)
+    assert report["totals"]["kept"] == report["totals"]["unique_uids"] == 0
+    assert report["histograms"][0]["low"] is None
+    text = text_of(pipeline)
+    assert "Nothing was kept: the last ones went at step “caption”." in text
+    assert "No sample that came this far has a score." in text
+
+
+def test_scores_at_the_ends_of_float64_are_counted_and_drawn(tmp_path):
+    scores = [float("inf"), float("-inf"), 1.7e308, -1.7e308, 0.0, -0.0, 5e-324]
+    drawn = [
+        replace(sample, metadata={"url": f"http://h/{n}", "score": score}, jpeg=b"x")
+        for n, (sample, score) in enumerate(zip(draw(20), scores, strict=False))
+    ]
+    steps = [{"clip_score": {"column": "score", "at_least": 0.0}}]
+    pipeline = finished(tmp_path, drawn, steps)
+    [histogram] = report_of(pipeline)["histograms"]
+    assert histogram["infinite"] == {"kept": 1, "removed": 1}
+    assert (histogram["low"], histogram["high"]) == (-1.7e308, 1.7e308)
+    assert sum(histogram["kept"]) == 4
+    assert sum(histogram["removed"]) == 1
+    assert "Not drawn: 2 infinite scores." in text_of(pipeline)
+
+
+def test_a_pool_without_rows(tmp_path):
+    steps = [{"caption": {"min_words": 2}}, {"clip_score": {"column": "score", "at_least": 0.1}}]
+    pipeline = Pipeline(tmp_path, {"shards": str(tmp_path / "none.tar")}, steps)
+    known = {
+        "caption": Column("pool", "caption", "String"),
+        "score": Column("pool", "score", "Float64"),
+    }
+    plan = compile_pipeline(load(pipeline.file()), columns=known)
+    shard = (0, "pool", str(tmp_path / "none.tar"), 1024, "1", 0, 0, 0, 0, None)
+    table = pl.DataFrame([shard], schema=SCHEMA, orient="row")
+    save(str(pipeline.work / "subset.npy"), np.zeros(0, dtype=UID))
+    counts = ledger.counts(pl.DataFrame(schema=ledger.SCHEMA))
+    facts = Facts(plan, Pool(table, known), counts, {"pool": {"rows": 0}}, "clip_score")
+    report = write_report(facts, LocalRunner())
+    assert report["totals"]["rows"] == report["totals"]["unique_uids"] == 0
+    assert [step["in"] for step in report["steps"]] == [0, 0]
+    assert "The pool has no rows" in text_of(pipeline)
+
+
+def test_downloaded_pictures_are_found_and_failures_counted(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 150), "teal").save(picture, "JPEG")
+    answers = {f"/{n}.jpg": picture.getvalue() for n in range(6)}
+    answers["/6.jpg"] = Answer(status=404)
+    with picture_server(answers) as server:
+        urls = [server.url(f"/{n}.jpg") for n in range(7)]
+        frame = {"url": urls, "caption": ["x"] + [f"a teal thing {n}" for n in range(1, 7)]}
+        pl.DataFrame(frame).write_parquet(tmp_path / "urls.parquet")
+        steps = [
+            {"caption": {"min_words": 2}},
+            {"download": {"allow_private_addresses": True}},
+            {"image_size": {"min_side": 200}},
+        ]
+        pipeline = Pipeline(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps)
+        pipeline.run()
+    report = report_of(pipeline)
+    [download] = [step for step in report["steps"] if step["role"] == "download"]
+    assert (download["in"], download["kept"], download["removed"]) == (6, 5, {"http_404": 1})
+    before, after = report["examples"]
+    assert [sample["tar"] for sample in before["samples"]] == [None]
+    assert {sample["tar"] for sample in after["samples"]} == {"download/000/00000.tar"}
+    pictures = [tag for tag, _ in Read(page_of(pipeline)).elements if tag == "img"]
+    assert len(pictures) == 5
+
+
+def test_urls_lose_what_may_be_secret():
+    assert public("/data/{00..12}.tar") == "/data/{00..12}.tar"
+    assert public("https://me:word@h.org:81/a.tar?sig=1#x") == "https://h.org:81/a.tar"
+    assert public("s3://key:word@bucket/00?.tar") == "s3://bucket/00?.tar"
+
+
+def test_shares_are_never_rounded_to_none_or_all():
+    assert [share(part, 10**6) for part in (0, 1, 999_999, 10**6)] == [
+        "0.0 %", "<0.1 %", ">99.9 %", "100.0 %",
+    ]  # fmt: skip
+    assert share(0, 0) == "-"
+
+
+def test_marks_that_scripts_need_stay_as_they_are():
+    joined = "\u0645\u06cc\u200c\u062e\u0648\u200f 👩\u200d🚀"
+    assert visible(joined) == joined
+    assert visible("a\r\nb\x85c\u2028d") == "a b⟨U+0085⟩c d"
