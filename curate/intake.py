@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from curate.sample import canonical_names, make_uids, parse_uids, uid_of
 from curate.tar import DamagedTar
 
 URL_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+HEAD_ROWS, HEAD_SAMPLES = 100, 20  # what `check` looks at of a table, or of a tar
 TEXT = ("key", "url", "caption", "sha256")
 SIZES = ("width", "height", "original_width", "original_height")
 PROBLEM = "pool_problem"  # why a row of the pool can never be used; null where it can
@@ -39,41 +42,36 @@ def columns_of(source: Source, url: str) -> dict[str, str]:
     if source.shards is not None:
         names = ["key", "caption", "url"]
         if storage.exists(_companion(url)):
-            names = [*names, *pl.read_parquet_schema(_local_or_bytes(_companion(url)))]
+            names += _table_schema(source, _companion(url))
         else:
             names += _json_fields(url)
         return dict.fromkeys(canonical_names(names, source.columns).values(), "")
-    schema = _table_schema(url)
+    schema = _table_schema(source, url)
     return {
         ours: str(schema[theirs])
         for theirs, ours in canonical_names(schema, source.columns).items()
     }
 
 
-def _local_or_bytes(url: str) -> Any:
-    import io
-
-    return storage.local_path(url) if storage.is_local(url) else io.BytesIO(storage.read(url))
+def _local_or_bytes(url: str) -> Path | bytes:
+    return storage.local_path(url) if storage.is_local(url) else storage.read(url)
 
 
 def _json_fields(url: str) -> list[str]:
-    """The scalar metadata fields of a shard's first sample."""
-    for sample in shard.read_samples(url):
-        _, metadata = _texts(sample)
-        return list(metadata)
-    return []
+    """The scalar metadata fields of a shard's first samples."""
+    first = itertools.islice(shard.read_samples(url), HEAD_SAMPLES)
+    return list(dict.fromkeys(name for sample in first for name in _texts(sample)[1]))
 
 
-def _table_schema(url: str) -> dict[str, Any]:
+def _table_schema(source: Source, url: str) -> dict[str, Any]:
     suffix = _format(url)
-    source = _local_or_bytes(url)
+    place = _local_or_bytes(url)
     try:
         if suffix == ".parquet":
-            return dict(pl.read_parquet_schema(source))
+            return dict(pl.read_parquet_schema(place))
         if suffix in (".csv", ".tsv"):
-            separator = "\t" if suffix == ".tsv" else ","
-            return dict(pl.read_csv(source, separator=separator, n_rows=100).schema)
-        return dict(pl.read_ndjson(source, n_rows=100).schema)
+            return dict(_read_csv(source, url, place, rows=HEAD_ROWS).schema)
+        return dict(pl.read_ndjson(place, n_rows=HEAD_ROWS).schema)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
 
@@ -86,26 +84,39 @@ def _format(url: str) -> str:
     return suffix
 
 
-def _read_table(url: str) -> pl.DataFrame:
+def _read_csv(source: Source, url: str, place: Any, rows: int | None = None) -> pl.DataFrame:
+    """A table in which text is text: a caption of digits, or a uid such as 1e10, is no number."""
+    separator = "\t" if url.lower().endswith(".tsv") else ","
+    names = pl.read_csv(place, separator=separator, n_rows=0).columns
+    mapping = canonical_names(names, source.columns)
+    return pl.read_csv(
+        place,
+        separator=separator,
+        n_rows=rows,
+        infer_schema_length=None,
+        schema_overrides={theirs: pl.String for theirs in names if mapping[theirs] in (*TEXT, "uid")},
+    )
+
+
+def _read_table(source: Source, url: str) -> pl.DataFrame:
     suffix = _format(url)
-    source = _local_or_bytes(url)
+    place = _local_or_bytes(url)
     try:
         if suffix == ".parquet":
             return (
-                pl.read_parquet(source, glob=False)
+                pl.read_parquet(place, glob=False)
                 if storage.is_local(url)
-                else pl.read_parquet(source)
+                else pl.read_parquet(place)
             )
         if suffix in (".csv", ".tsv"):
-            separator = "\t" if suffix == ".tsv" else ","
-            return pl.read_csv(source, separator=separator, infer_schema_length=None)
-        return pl.read_ndjson(source, infer_schema_length=None)
+            return _read_csv(source, url, place)
+        return pl.read_ndjson(place, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
 
 
 def _read_urls(source: Source, url: str) -> Intake:
-    frame = _renamed(_read_table(url), source, url)
+    frame = _renamed(_read_table(source, url), source, url)
     if "url" not in frame.columns:
         listed = ", ".join(frame.columns)
         raise ConfigError(
@@ -154,7 +165,8 @@ def _finished(frame: pl.DataFrame, url: str) -> pl.DataFrame:
 
 def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
     dtype = frame.schema[name]
-    if name == "url" and dtype not in (pl.String, pl.Null):
+    texts = (pl.String, pl.Null, pl.Binary, pl.Categorical, pl.Enum)
+    if name == "url" and dtype not in texts:
         raise ConfigError(
             f"{url}: column `url` holds {dtype}, not text; name another with `columns:`"
         )
@@ -183,9 +195,7 @@ def _flat(frame: pl.DataFrame) -> list[pl.Expr]:
 
 def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:
     """[N] UID: given ones, else md5 of caption and URL (the file and key where there is no URL)."""
-    given = (
-        frame["uid"].cast(pl.String).to_list() if "uid" in frame.columns else [None] * frame.height
-    )
+    given = _uid_texts(frame["uid"]) if "uid" in frame.columns else [None] * frame.height
     captions = frame["caption"].to_list()
     where = frame["url"].to_list() if "url" in frame.columns else [None] * frame.height
     if "key" in frame.columns:
@@ -195,12 +205,23 @@ def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:
             w if w is not None else f"{place}/{key}" for w, key in zip(where, keys, strict=True)
         ]
     rows = zip(given, captions, where, strict=True)
-    texts = [uid if uid is not None else uid_of(caption, place) for uid, caption, place in rows]
+    texts = [uid or uid_of(caption, place) for uid, caption, place in rows]
     try:
         return parse_uids(texts)
     except ValueError as error:
         remedy = "another column can be named with `columns: {uid: its_name}`"
         raise ConfigError(f"{url}: {error}; {remedy}") from None
+
+
+def _uid_texts(given: pl.Series) -> list[str | None]:
+    """Uids as hex: text, text or 16 raw bytes in a binary column, or numbers that are whole."""
+    if given.dtype == pl.Binary:
+        text = given.cast(pl.String, strict=False)
+        raw = text.null_count() > given.null_count()
+        return (given.bin.encode("hex") if raw else text).to_list()
+    if given.dtype.is_float() and bool(((given % 1) == 0).all()):
+        given = given.cast(pl.Int64)
+    return given.cast(pl.String).to_list()
 
 
 def _companion(url: str) -> str:
@@ -221,7 +242,7 @@ def _read_shard(source: Source, url: str) -> Intake:
 def _shard_rows(source: Source, url: str) -> tuple[pl.DataFrame, shard.TarIndex]:
     if not storage.exists(_companion(url)):
         return _from_members(source, url)
-    table = _renamed(_read_table(_companion(url)), source, _companion(url))
+    table = _renamed(_read_table(source, _companion(url)), source, _companion(url))
     if "key" not in table.columns:
         raise ConfigError(f"{_companion(url)} has no column `key` that joins it to {url}")
     index = shard.scan(url)
@@ -268,7 +289,7 @@ def _members_frame(source: Source, samples: shard.Samples) -> pl.DataFrame:
         return pl.DataFrame({"key": pl.Series([], dtype=pl.String)})
     try:
         return pl.DataFrame(rows, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError):
+    except (pl.exceptions.PolarsError, TypeError, OverflowError):
         texts = [{k: v if v is None else str(v) for k, v in row.items()} for row in rows]
         return pl.DataFrame(texts, infer_schema_length=None)
 

@@ -24,6 +24,7 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "error_message": ("error_message",),
 }
+INTERNAL = frozenset(("uid_hi", "uid_lo", "pool_problem", "row"))  # names of columns we add
 _HEX = re.compile(r"[0-9a-fA-F]{1,32}")
 
 
@@ -50,7 +51,7 @@ def parse_uids(texts: Sequence[str]) -> np.ndarray:
         raw = bytes.fromhex(joined)
     except ValueError:
         raise ValueError(next(_complaint(t) for t in texts if not _HEX.fullmatch(t))) from None
-    if len(raw) != 16 * len(texts):  # fromhex skips blanks
+    if len(raw) != 16 * len(texts) or "" in texts:  # fromhex skips blanks, zfill fills nothing
         raise ValueError(next(_complaint(t) for t in texts if not _HEX.fullmatch(t)))
     return np.frombuffer(raw, dtype=">u8").astype("<u8").reshape(-1, 2).view(UID).reshape(-1)
 
@@ -83,7 +84,8 @@ def canonical_names(names: Iterable[str], overrides: dict[str, str]) -> dict[str
 
     Args:
         names: The columns of a file, in order; where two could be the same column of ours (`text`
-            and `caption`), the one listed first in `FOREIGN_NAMES` wins, the other keeps its name.
+            and `caption`), the one listed first in `FOREIGN_NAMES` wins. The other keeps its name,
+            or gets `their_` before it where that is the name that was won.
         overrides: {our name: their name} as given by the user; these win.
     """
     names = list(names)
@@ -95,4 +97,12 @@ def canonical_names(names: Iterable[str], overrides: dict[str, str]) -> dict[str
         found = next((lowered[name] for name in candidates if name in lowered), None)
         if found is not None and found not in mapping:
             mapping[found] = ours
-    return {name: mapping.get(name, name) for name in names}
+    taken = set(mapping.values()) | INTERNAL
+    result = {}
+    for name in names:
+        ours = mapping.get(name, name)
+        while name not in mapping and ours in taken:
+            ours = f"their_{ours}"
+        taken.add(ours)
+        result[name] = ours
+    return result

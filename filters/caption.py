@@ -13,7 +13,8 @@ class Caption(RowFilter):
 
     Words are what Unicode white space separates (`\s`, as Python's `str.split` but for U+001C to
     U+001F); characters are Unicode code points. DataComp's basic filter (2304.14108, App. P) is
-    `{min_words: 3, min_characters: 6}`; LAION-400M's is `{min_characters: 5}`. Limits are inclusive.
+    `{min_words: 3, min_characters: 6}`; LAION-400M's is `{min_characters: 5}`. Limits are
+    inclusive.
     """
 
     column: str = Field("caption", description="the text column that is measured")

@@ -70,8 +70,8 @@ def _tree(expression: pl.Expr) -> Any:
 
 
 _AROUND = frozenset(  # the nodes whose value depends on more than the row
-    ("Agg", "Len", "Over", "Window", "Rolling", "SubPlan", "Explode", "Filter", "Sort", "SortBy")
-    + ("Gather", "Slice", "NullCount", "Quantile", "Range", "Correlation", "CumSum", "Shift")
+    "Agg Len Over Window Rolling SubPlan Explode Filter Sort SortBy Gather Slice NullCount Quantile "
+    "Range Correlation CumSum Shift Rank".split()
 )
 _NAMES = ("Literal", "Column", "StructExpr")  # below these stand words of the user's
 
