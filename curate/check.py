@@ -21,7 +21,7 @@ from curate.compiled import (
 )
 from curate.config import LIMIT, AnyOf, Loaded, Source, Step
 from curate.download import Download
-from curate.errors import CurateError, InvalidPipeline, Problem
+from curate.errors import CurateError, InvalidPipeline, Problem, first_line
 from curate.features import Feature
 from curate.pool import list_files
 from curate.step import recipe_of
@@ -33,6 +33,7 @@ from filters import Filter, RowFilter, Unbound, structured
 class _Check:
     loaded: Loaded
     problems: list[Problem] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # sources of unknown columns
 
     def add(self, step: str, message: str) -> None:
         line = self.loaded.lines.get(step, 0)
@@ -55,17 +56,13 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
     for step in config.steps:
         _check_place(check, step, steps)
         steps.append(_bound(check, step, registries[-1]))
-        _check_whole_pool(check, steps[-1], registries[-1])
-        _check_types(check, steps[-1], registries[-1])
         registries.append({**registries[-1], **columns_given(step)})
     _check_names(check)
     for owner in foreign_owners():
         check.add("", owner)
     if check.problems:
         raise InvalidPipeline(loaded.file, check.problems)
-    recipes = {
-        step.name: recipe_of(step, loaded.plugin_sources) for step in config.steps
-    }
+    recipes = {step.name: recipe_of(step, loaded.plugin_sources) for step in config.steps}
     return Compiled(
         config, config.work, tuple(steps), tuple(registries), loaded.plugin_sources, recipes, {}
     )
@@ -79,6 +76,7 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
             names = intake.check_readable(source, files[0].url) if files else {}
         except CurateError as error:
             check.add(f"pool.{source.name}", str(error))
+            check.unread.append(source.name)
             continue
         if source.urls is not None and "url" not in names:
             listed = ", ".join(names)
@@ -132,17 +130,20 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
     try:
         bound = _bind(step, registry)
     except Unbound as error:
-        check.add(step.name, str(error) + _made_later(check, step, registry))
+        if not check.unread:
+            check.add(step.name, str(error) + _made_later(check, step, registry))
         return step
     known = ", ".join(sorted(name for name in registry if not name.startswith("uid_")))
     for name in needs_of(bound):
-        if name not in registry:
+        if name not in registry and not check.unread:
             hint = _producer(check, name) or f"; there are: {known}"
             check.add(step.name, f"nobody produces {name!r} before this step{hint}")
         elif f"{name.partition('.')[0]}" in needs_of(bound) and "." in name:
             outer = name.partition(".")[0]
             message = f"the pool has a column {outer!r}: give the step {outer!r} another `name:`"
             check.add(step.name, message)
+    _check_whole_pool(check, bound, registry)
+    _check_types(check, bound, registry)
     return bound
 
 
@@ -214,7 +215,7 @@ def _check_types(check: _Check, bound: Step, registry: Registry) -> None:
         try:
             found = {why: empty.select(rule).dtypes[0] for why, rule in child.passes().items()}
         except pl.exceptions.PolarsError as error:
-            check.add(bound.name, f"does not fit its columns: {error}")
+            check.add(bound.name, f"does not fit its columns: {first_line(error)}")
             continue
         for why, dtype in found.items():
             if dtype not in (pl.Boolean, pl.Null):

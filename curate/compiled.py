@@ -69,6 +69,16 @@ class Compiled:
         """Where the step of that name stands."""
         return next(index for index, step in enumerate(self.steps) if step.name == name)
 
+    def kind(self, step: Step) -> str:
+        """The YAML name of a step's kind: its file's name."""
+        if isinstance(step, AnyOf):
+            return "any_of"
+        module = type(step).__module__
+        for name in self.plugin_sources:
+            if module.startswith(f"curate_plugin_{name}_"):
+                return name
+        return module.rpartition(".")[2]
+
     def download(self) -> Download | None:
         """The download step, if there is one."""
         return next((step for step in self.steps if isinstance(step, Download)), None)

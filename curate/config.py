@@ -176,17 +176,18 @@ def load(file: str, changes: Sequence[str] = (), *, limit: int | None = None) ->
     config = _config(raw, reading, FilePath(file).resolve().parent)
     if config is None or reading.problems:
         raise InvalidPipeline(file, reading.problems)
-    lines = {
-        step.name: reading.document.line(("steps", index))
-        for index, step in enumerate(config.steps)
-    }
-    for index, source in enumerate(config.pool):  # a step's name has no dot
-        lines[f"pool.{source.name}"] = reading.document.line(("pool", index))
+    lines = _lines(config, reading.document)
     if limit is not None:
         first = RandomSample(name=LIMIT, count=limit)
         work = f"{config.work.rstrip('/')}-limit-{limit}"
         config = config.model_copy(update={"steps": (first, *config.steps), "work": work})
     return Loaded(config, reading.sources, lines, file)
+
+
+def _lines(config: Config, document: Document) -> dict[str, int]:
+    steps = {step.name: document.line(("steps", i)) for i, step in enumerate(config.steps)}
+    sources = {f"pool.{s.name}": document.line(("pool", i)) for i, s in enumerate(config.pool)}
+    return {**steps, **sources}  # a step's name has no dot
 
 
 def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config | None:
@@ -201,7 +202,7 @@ def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config 
     values["pool"] = tuple(_sources(values.get("pool"), reading))
     values["steps"] = tuple(_steps(values.get("steps"), ("steps",), kinds, reading))
     _repeated_names(values["steps"], reading)
-    names = [step.name for step in values["steps"]]
+    names = overrides.written_names(raw.get("steps"))  # broken ones are told of only once
     values["run"] = _run(values.get("run") or {}, names, reading)
     values["plugins"] = tuple(plugin_files) if isinstance(plugin_files, list) else ()
     if not values["steps"] or not values["pool"] or reading.problems:
@@ -418,11 +419,11 @@ def _places(values: Any, loc: tuple[str | int, ...]) -> Path:
     """The parts of a pydantic location that are keys of the YAML, not names of union members."""
     found: list[str | int] = []
     for part in loc:
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
-            values = values[part]
+        if isinstance(values, dict):
+            inside = part in values
         else:
-            continue
-        found.append(part)
+            inside = isinstance(values, list | tuple) and part in range(len(values))
+        if inside:
+            values = values[part]
+            found.append(part)
     return tuple(found)

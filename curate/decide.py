@@ -14,7 +14,7 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
 from curate.config import AnyOf, Step
 from curate.download import Download
-from curate.errors import ConfigError
+from curate.errors import ConfigError, first_line
 from curate.features import Feature
 from curate.sample import format_uids
 from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
@@ -76,7 +76,7 @@ def say(plan: Compiled, step: Step, batch: Batch, states: States) -> Verdict:
         try:
             return judge(step, batch)
         except pl.exceptions.PolarsError as error:  # a cast that a value does not stand, say
-            raise ConfigError(f"{step.name} cannot be decided: {error}") from None
+            raise ConfigError(f"{step.name} cannot be decided: {first_line(error)}") from None
     assert isinstance(step, PoolFilter), step
     return step.keep(batch, states[step.name])
 

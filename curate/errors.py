@@ -71,3 +71,8 @@ def did_you_mean(name: str, known: Sequence[str], what: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(known))
     return f"{what} {name!r}; {hint}"
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the plan or the advice that a library adds below it."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ import polars as pl
 
 from curate import chance, shard, storage
 from curate.config import Source
-from curate.errors import ConfigError
+from curate.errors import ConfigError, first_line
 from curate.sample import canonical_names, make_uids, parse_uids, uid_of
 from curate.tar import DamagedTar
 
@@ -40,7 +40,7 @@ def read_file(source: Source, url: str) -> Intake:
 def columns_of(source: Source, url: str) -> dict[str, str]:
     """{our column name: dtype} of a file, read from its head: what `check` knows before a run."""
     if source.shards is not None:
-        names = ["key", "caption", "url"]
+        names = ["key", "caption"]
         if storage.exists(_companion(url)):
             names += _table_schema(source, _companion(url))
         else:
@@ -73,7 +73,7 @@ def _table_schema(source: Source, url: str) -> dict[str, Any]:
             return dict(_read_csv(source, url, place, rows=HEAD_ROWS).schema)
         return dict(pl.read_ndjson(place, n_rows=HEAD_ROWS).schema)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
+        raise ConfigError(f"{url} cannot be read as {suffix}: {first_line(error)}") from None
 
 
 def _format(url: str) -> str:
@@ -89,12 +89,13 @@ def _read_csv(source: Source, url: str, place: Any, rows: int | None = None) -> 
     separator = "\t" if url.lower().endswith(".tsv") else ","
     names = pl.read_csv(place, separator=separator, n_rows=0).columns
     mapping = canonical_names(names, source.columns)
+    texts = [theirs for theirs in names if mapping[theirs] in (*TEXT, "uid")]
     return pl.read_csv(
         place,
         separator=separator,
         n_rows=rows,
         infer_schema_length=None,
-        schema_overrides={theirs: pl.String for theirs in names if mapping[theirs] in (*TEXT, "uid")},
+        schema_overrides=dict.fromkeys(texts, pl.String),
     )
 
 
@@ -112,7 +113,7 @@ def _read_table(source: Source, url: str) -> pl.DataFrame:
             return _read_csv(source, url, place)
         return pl.read_ndjson(place, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ConfigError(f"{url} cannot be read as {suffix}: {error}") from None
+        raise ConfigError(f"{url} cannot be read as {suffix}: {first_line(error)}") from None
 
 
 def _read_urls(source: Source, url: str) -> Intake:

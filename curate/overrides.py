@@ -22,7 +22,7 @@ def apply(raw: dict[str, Any], text: str) -> str | None:
     if parts[0] == "steps" and len(parts) > 2:
         target = _find_step(raw.get("steps"), parts[1])
         if target is None:
-            return did_you_mean(parts[1], _names(raw.get("steps")), "no step is called")
+            return did_you_mean(parts[1], written_names(raw.get("steps")), "no step is called")
         parts = parts[2:]
     for part in parts[:-1]:
         if isinstance(target, dict) and target.get(part) is None:
@@ -41,7 +41,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _names(steps: Any) -> list[str]:
+def written_names(steps: Any) -> list[str]:
     """The names by which the steps of a file are found, valid or not."""
     found: list[str] = []
     for step in steps if isinstance(steps, list) else []:
@@ -52,7 +52,7 @@ def _names(steps: Any) -> list[str]:
             given = fields if isinstance(fields, dict) else {}
             found.append(str(given.get("name") or kind))
             if kind == "any_of":
-                found += _names(given.get("steps") if given else fields)
+                found += written_names(given.get("steps") if given else fields)
     return found
 
 

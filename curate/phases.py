@@ -44,8 +44,9 @@ class Run:
     counts: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def spans(self) -> list[Span]:
-        """Every block, whole."""
-        return [Span(block, 0, int(rows)) for block, rows in enumerate(self.pool.block_rows())]
+        """Every block, whole; one of empty shards alone has nothing to decide."""
+        rows = self.pool.block_rows().tolist()
+        return [Span(block, 0, count) for block, count in enumerate(rows) if count]
 
     def survivors(self) -> int:
         """Rows still in."""

@@ -11,7 +11,7 @@ import yaml
 from curate import decide, storage
 from curate.check import compile_pipeline
 from curate.compiled import Compiled, is_scorer
-from curate.config import Config, Loaded, Step
+from curate.config import AnyOf, Config, Loaded, Step
 from curate.download import Download
 from curate.errors import InvalidPipeline, Stale
 from curate.features import Feature
@@ -96,7 +96,7 @@ def _begin(loaded: Loaded, options: Options, held_by: tuple[Lease, Recorder, _St
     recorder.begin("pool", 0)
     pool = read_pool(config, config.work, started.runner)
     recorder.end("pool")
-    plan = compile_pipeline(loaded, columns=pool.columns)
+    plan = compile_pipeline(loaded, columns=pool.columns or None)
     if options.failed == "retry":
         plan = replace(plan, retry_failed="retry")
     started.grow(started.runner, pool.rows if pool.rows > RAY_DECIDES_ROWS else 0)
@@ -177,11 +177,15 @@ def resolved_yaml(plan: Compiled) -> str:
     config["pool"] = [
         source.model_dump(mode="json", exclude_none=True) for source in plan.config.pool
     ]
-    config["steps"] = [
-        {plan.recipes[step.name]["kind"]: step.model_dump(mode="json", exclude_none=True)}
-        for step in plan.config.steps
-    ]
+    config["steps"] = [_as_yaml(plan, step) for step in plan.config.steps]
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def _as_yaml(plan: Compiled, step: Step) -> dict[str, Any]:
+    fields = step.model_dump(mode="json", exclude_none=True)
+    if isinstance(step, AnyOf):
+        fields["steps"] = [_as_yaml(plan, child) for child in step.steps]
+    return {plan.kind(step): fields}
 
 
 def _run_all(run: Run) -> Outcome:

@@ -34,7 +34,7 @@ def class_of(name: str, source: str) -> type[Any]:
         sys.modules[own_name] = module
         try:
             exec(compile(source, f"{name}.py", "exec"), module.__dict__)
-        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        except Exception as error:  # a user's code may raise anything
             del sys.modules[own_name]
             reason = f"{type(error).__name__}: {error}"
             raise PluginError(f"{name}.py cannot be loaded: {reason}") from error

@@ -30,7 +30,7 @@ class Where(RowFilter):
         try:
             tree = _tree(self._expression())
         except PolarsError as error:
-            return [f"not a SQL condition: {error}"]
+            return [f"not a SQL condition: {str(error).splitlines()[0]}"]
         if _looks_around(tree):
             return ["a condition sees one sample: it takes no aggregate, window or sub-query"]
         return []

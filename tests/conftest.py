@@ -1,6 +1,7 @@
 """What all tests share: one Ray for the session, no network, and the same random examples in CI."""
 
 import os
+import sys
 
 # Before anything imports ray or a model hub: they read these once.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -21,6 +22,9 @@ def ray_cluster():
     """Ray on two CPUs of this machine, started once: `RayRunner()` finds it."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import what tests give them to do.
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()

@@ -74,13 +74,18 @@ def clipart(every: int = 1) -> list[Pair]:
     The caption is what the SVG of the same name says: its description, else its title and its
     keywords, separated by commas. Nothing is cleaned, but runs of white space become one blank.
     """
-    root = cache_folder() / "openclipart-png/usr/share/openclipart/png"
+    root = clipart_folder()
     words = cache_folder() / "openclipart-svg/usr/share/openclipart/svg"
     return [
         Pair(str(name), path, _described((words / name).with_suffix(".svg")))
         for path in _chosen(root.rglob("*.png"), every)
         for name in (path.relative_to(root),)
     ]
+
+
+def clipart_folder() -> Path:
+    """Where openclipart's PNGs are."""
+    return cache_folder() / "openclipart-png/usr/share/openclipart/png"
 
 
 def cache_folder() -> Path:

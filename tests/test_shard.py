@@ -295,6 +295,48 @@ def test_wanted_samples_and_extensions_are_given_and_no_others(tmp_path):
     assert samples_of(url, wanted=set()) == []
 
 
+def test_nothing_is_read_behind_the_last_wanted_sample(tmp_path):
+    data = packed(triples(20))[:-10240] + b"\xff" * 10240
+    url = saved(tmp_path, data)
+    assert [key for key, _ in samples_of(url, wanted={"000000002"})] == ["000000002"]
+    with pytest.raises(DamagedTar):
+        samples_of(url, wanted={"000000002", "nowhere"})
+
+
+def test_old_and_odd_headers_are_read(tmp_path):
+    def header(**fields: object) -> bytearray:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        for name, value in fields.items():
+            setattr(info, name, value)
+        return bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+
+    def sealed(block: bytearray, total: int) -> bytes:
+        block[148:156] = b"%06o\0 " % total
+        return bytes(block) + b"pic" + bytes(509)
+
+    signed = header(name="é.jpg")
+    blank = signed[:148] + b" " * 8 + signed[156:]
+    prefixed = header(name="f" * 90 + "/" + "b.jpg" * 15)
+    gnu = header(name="c.jpg")
+    gnu[257:265], gnu[345:357] = b"ustar  \0", b"12345670123\0"  # a time where ustar has a prefix
+    data = sealed(signed, sum(blank) - 256 * sum(byte > 127 for byte in blank))
+    data += bytes(prefixed) + b"pic" + bytes(509)
+    data += sealed(gnu, sum(gnu[:148] + b" " * 8 + gnu[156:])) + bytes(1024)
+    keys = [key for key, _ in samples_of(saved(tmp_path, data))]
+    assert keys == ["é", "f" * 90 + "/b", "c"]
+
+
+def test_pax_records_for_all_members_hold_until_taken_back(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", pax_headers={"path": "x.jpg"}) as tar:
+        for name in ("a.jpg", "é.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"pic"))
+    assert [name for name, _ in listed(opened(buffer.getvalue()))] == ["x.jpg", "é.jpg"]
+
+
 def test_reading_gives_the_index_that_scanning_gives(tmp_path):
     url = saved(tmp_path, packed(triples(5)))
     samples = read_samples(url)

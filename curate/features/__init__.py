@@ -1,4 +1,4 @@
-"""The feature contract, and lookup by name: one file in this folder is one feature and one YAML name.
+"""The feature contract, and lookup by name: one file here is one feature and one YAML name.
 
 A feature computes columns; it never decides. It is a frozen pydantic model whose fields are its
 YAML, with `open(device)` giving the scorer that a worker keeps for its whole life.
@@ -117,11 +117,11 @@ class Feature(BaseModel):
         return ()
 
     def problems(self) -> list[str]:
-        """What is wrong with the recipe that its types cannot say: models or files that do not exist."""
+        """What its types cannot say: models or files that do not exist."""
         return []
 
     def recipe(self) -> dict[str, Any]:
-        """All that the numbers depend on, beyond the YAML fields: weights' hash, pre-processing, ..."""
+        """All that the numbers depend on beyond the fields: weights' hash, preparation, ..."""
         return {}
 
     def open(self, device: str) -> Scorer:

@@ -14,7 +14,6 @@ import polars as pl
 from curate import ledger
 from curate.columns import Span
 from curate.compiled import Compiled
-from curate.config import AnyOf, Step
 from curate.decide import shown_by
 from curate.pool import Pool
 from filters import Shown
@@ -79,14 +78,7 @@ def stops(plan: Compiled, verdict: pl.DataFrame) -> np.ndarray:
 
 def kind(plan: Compiled, index: int) -> str:
     """The YAML name of a step's kind."""
-    step: Step = plan.config.steps[index]
-    if isinstance(step, AnyOf):
-        return "any_of"
-    module = type(step).__module__
-    for name in plan.plugin_sources:
-        if module.startswith(f"curate_plugin_{name}_"):
-            return name
-    return module.rpartition(".")[2]
+    return plan.kind(plan.config.steps[index])
 
 
 def plain(value: Any) -> Any:

@@ -35,7 +35,13 @@ def render(report: dict[str, Any], pictures: Mapping[Place, str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        count=count, number=number, visible=visible, brief=brief, json=_json, listed=_listed
+        count=count,
+        number=number,
+        visible=visible,
+        brief=brief,
+        parts=_parts,
+        json=_json,
+        listed=_listed,
     )
     environment.globals.update(share=share, many=many, chart=chart)
     template = environment.from_string(_file("page.html.j2"))
@@ -88,9 +94,14 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", _BREAKS.sub(" ", text))
 
 
-def brief(text: str) -> str:
+def brief(text: str, longest: int = BRIEF) -> str:
     """The beginning of a long text."""
-    return cut(text, BRIEF)
+    return cut(text, longest)
+
+
+def _parts(name: str) -> list[str]:
+    """The pieces of a column's name between which a line may break."""
+    return re.split(r"(?<=[._])", name)
 
 
 def _json(value: Any) -> str:
@@ -179,11 +190,22 @@ def sections(report: dict[str, Any], pictures: Mapping[Place, str]) -> list[dict
         found.append(
             {
                 "step": step,
+                "settings": _settings(step["recipe"]),
                 "histograms": [h for h in report["histograms"] if h["step"] == step["name"]],
                 "galleries": [_gallery(gallery, pictures) for gallery in own],
             }
         )
     return found
+
+
+def _settings(recipe: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the pipeline file says of a step, in short."""
+    told = {k: v for k, v in recipe.items() if k not in ("kind", "name", "version", "steps")}
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+        for key, value in sorted(told.items())
+        if value not in (None, [], "") and not key.startswith(("resolved.", "plugin_"))
+    ]
 
 
 def _gallery(gallery: dict[str, Any], pictures: Mapping[Place, str]) -> dict[str, Any]:
