@@ -118,6 +118,11 @@ class Pool:
         return bool(self._waiting or self._running or self._hungry)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is done here, or will be as soon as there is a worker."""
+        return bool(self._running or self._waiting)
+
+    @property
     def running(self) -> list[Any]:
         """References of the work under way."""
         return list(self._running)
@@ -209,6 +214,10 @@ class Pool:
         """End the workers that have nothing to do, so that others find a place."""
         for actor in list(self._idle):
             self._dismiss(actor)
+        if not self._waiting:
+            for actor in self._starting.values():
+                self._ray.kill(actor)
+            self._starting.clear()
 
     def close(self) -> None:
         """End every worker."""

@@ -73,7 +73,7 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
     for source in check.loaded.config.pool:
         try:
             files = list_files(source)
-            names = intake.check_readable(source, files[0].url) if files else {}
+            names = intake.check_readable(source, [file.url for file in files])
         except CurateError as error:
             check.add(f"pool.{source.name}", str(error))
             check.unread.append(source.name)
@@ -84,6 +84,7 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
                 f"{files[0].url} has no URL column (it has: {listed}); name it with `columns:`"
             )
             check.add(f"pool.{source.name}", message)
+            check.unread.append(source.name)
         found.update({name: Column("pool", name, dtype) for name, dtype in names.items()})
     for name in ("uid", "caption", *(["key"] if _has_pictures(check.loaded.config.pool) else [])):
         found.setdefault(name, Column("pool", name, "String"))

@@ -58,14 +58,13 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
     recompute: Annotated[
         list[str] | None, typer.Option(help="Throw away what a step made, and make it again.")
     ] = None,
+    *,
     retry_failed: Annotated[
-        str | None,
-        typer.Option("--retry-failed", flag_value="retry", help="Fetch failed URLs again."),
-    ] = None,
+        bool, typer.Option("--retry-failed", help="Fetch failed URLs again.")
+    ] = False,
     steal: Annotated[
-        str | None,
-        typer.Option("--steal", flag_value="steal", help="Take the folder from a dead run."),
-    ] = None,
+        bool, typer.Option("--steal", help="Take the folder from a dead run.")
+    ] = False,
 ) -> None:
     """Run a pipeline, or finish one that was interrupted."""
     from curate.config import load
@@ -131,9 +130,8 @@ def report(work: Work) -> None:
 @app.command()
 def clean(
     file: File,
-    delete: Annotated[
-        str | None, typer.Option("--delete", flag_value="yes", help="Really delete.")
-    ] = None,
+    *,
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
 ) -> None:
     """List what a work folder holds that its pipeline no longer uses; `--delete` removes it."""
     from curate.clean import unused

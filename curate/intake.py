@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from curate.sample import canonical_names, make_uids, parse_uids, uid_of
 from curate.tar import DamagedTar
 
 URL_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-HEAD_ROWS, HEAD_SAMPLES = 100, 20  # what `check` looks at of a table, or of a tar
+HEAD_FILES, HEAD_ROWS, HEAD_SAMPLES = 3, 100, 20  # what `check` looks at
 TEXT = ("key", "url", "caption", "sha256")
 SIZES = ("width", "height", "original_width", "original_height")
 PROBLEM = "pool_problem"  # why a row of the pool can never be used; null where it can
@@ -171,8 +172,8 @@ def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
         raise ConfigError(
             f"{url}: column `url` holds {dtype}, not text; name another with `columns:`"
         )
-    if dtype == pl.Binary:
-        return pl.col(name).cast(pl.String, strict=False)
+    if dtype == pl.Binary:  # what is no UTF-8 becomes U+FFFD, as in a tar
+        return pl.col(name).map_elements(lambda b: b.decode(errors="replace"), pl.String)
     if dtype.is_nested():
         raise ConfigError(
             f"{url}: column {name!r} holds {dtype}, not text; name another with `columns:`"
@@ -217,9 +218,9 @@ def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:
 def _uid_texts(given: pl.Series) -> list[str | None]:
     """Uids as hex: text, text or 16 raw bytes in a binary column, or numbers that are whole."""
     if given.dtype == pl.Binary:
-        text = given.cast(pl.String, strict=False)
-        raw = text.null_count() > given.null_count()
-        return (given.bin.encode("hex") if raw else text).to_list()
+        bodies = given.drop_nulls().to_list()
+        text = all(body.isascii() for body in bodies)
+        return [b if b is None else b.decode() if text else b.hex() for b in given.to_list()]
     if given.dtype.is_float() and bool(((given % 1) == 0).all()):
         given = given.cast(pl.Int64)
     return given.cast(pl.String).to_list()
@@ -231,28 +232,26 @@ def _companion(url: str) -> str:
 
 def _read_shard(source: Source, url: str) -> Intake:
     """Rows are the parquet's where img2dataset left one beside the tar, else the tar's samples."""
+    table = None
+    if storage.exists(_companion(url)):
+        table = _renamed(_read_table(source, _companion(url)), source, _companion(url))
+        if "key" not in table.columns:
+            raise ConfigError(f"{_companion(url)} has no column `key` that joins it to {url}")
     try:
-        frame, index = _shard_rows(source, url)
+        frame, index = _from_members(source, url) if table is None else (table, shard.scan(url))
     except DamagedTar as error:
-        empty = pl.DataFrame({"key": pl.Series([], dtype=pl.String)})
-        return Intake(_finished(empty, url), str(error).removeprefix(f"{url}: "))
+        nothing = pl.DataFrame({"key": pl.Series([], dtype=pl.String)})
+        frame = nothing if table is None else _joined(table, [])
+        return Intake(_finished(frame, url), str(error).removeprefix(f"{url}: "))
+    if table is not None:
+        frame = _joined(table, shard.picture_keys(index))
     damage = f"cut at byte {index.end}" if index.truncated else None
     return Intake(_finished(frame, url), damage)
 
 
-def _shard_rows(source: Source, url: str) -> tuple[pl.DataFrame, shard.TarIndex]:
-    if not storage.exists(_companion(url)):
-        return _from_members(source, url)
-    table = _renamed(_read_table(source, _companion(url)), source, _companion(url))
-    if "key" not in table.columns:
-        raise ConfigError(f"{_companion(url)} has no column `key` that joins it to {url}")
-    index = shard.scan(url)
-    return _joined(table, index), index
-
-
-def _joined(table: pl.DataFrame, index: shard.TarIndex) -> pl.DataFrame:
+def _joined(table: pl.DataFrame, with_picture: Sequence[str]) -> pl.DataFrame:
     """The parquet's rows, each with the reason why its picture is not in the tar."""
-    pictures = pl.DataFrame({"key": shard.picture_keys(index)}, schema={"key": pl.String})
+    pictures = pl.DataFrame({"key": with_picture}, schema={"key": pl.String})
     table = table.with_columns(pl.col("key").cast(pl.String))
     there = table.select(pl.col("key").is_in(pictures["key"].implode())).to_series()
     failed = pl.lit(None, dtype=pl.String)
@@ -268,6 +267,10 @@ def _from_members(source: Source, url: str) -> tuple[pl.DataFrame, shard.TarInde
     samples = shard.read_samples(url)
     frame = _members_frame(source, samples)
     assert samples.index is not None, url  # it is there once every sample was seen
+    if samples.index.truncated and frame.height:  # the last one may lack its caption, and its uid
+        last = pl.int_range(pl.len()) == pl.len() - 1
+        cut = pl.when(last).then(pl.lit("cut")).otherwise(pl.col(PROBLEM).cast(pl.String))
+        frame = frame.with_columns(cut.alias(PROBLEM))
     return frame, samples.index
 
 
@@ -313,10 +316,21 @@ def _texts(sample: shard.TarSample) -> tuple[str | None, dict[str, Any]]:
     return shard.caption(sample), scalars
 
 
-def check_readable(source: Source, url: str) -> dict[str, str]:
-    """Columns of a file that opens; ConfigError or StorageError where it does not."""
-    storage.entry(url)
-    try:
-        return columns_of(source, url)
-    except DamagedTar as error:
-        raise ConfigError(f"{url} is not a tar: {error}") from None
+def check_readable(source: Source, urls: Sequence[str]) -> dict[str, str]:
+    """Columns of a list, or of the first shards; ConfigError or StorageError where none opens.
+
+    An empty or damaged shard is for the run to count, unless the first ones all are damaged: then
+    the user named something else.
+    """
+    found: dict[str, str] = {}
+    damaged: list[ConfigError] = []
+    for url in urls[: HEAD_FILES if source.urls is None else 1]:
+        storage.entry(url)
+        try:
+            found = {**columns_of(source, url), **found}
+        except DamagedTar as error:
+            reason = str(error).removeprefix(f"{url}: ")
+            damaged.append(ConfigError(f"{url} is not a tar: {reason}"))
+    if not found:
+        raise damaged[0]
+    return found

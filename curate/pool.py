@@ -273,7 +273,9 @@ def _unified(found: Sequence[dict[str, str]], before: dict[str, Column]) -> dict
                 numbers = {"Int64", "Float64", "Int32", "Float32", "UInt32", "Boolean"}
                 both = {dtypes[name], dtype}
                 dtypes[name] = "Float64" if both <= numbers - {"Boolean"} else "String"
-    return {name: dtype if hasattr(pl, dtype) else "String" for name, dtype in dtypes.items()}
+    return {
+        name: dtype if hasattr(pl, dtype) else "String" for name, dtype in sorted(dtypes.items())
+    }
 
 
 def _read_part(

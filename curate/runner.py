@@ -101,11 +101,9 @@ class RayRunner:
         self._ray: Any = ray
         self._owns = not ray.is_initialized()
         if self._owns:
-            options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-            if address is None:
-                options["num_cpus"] = workers
-            else:
-                options = {"address": address, "log_to_driver": False}
+            options: dict[str, Any] = {"log_to_driver": False, "address": address}
+            if address is None:  # "local": never somebody else's Ray that happens to run here
+                options |= {"address": "local", "include_dashboard": False, "num_cpus": workers}
             ray.init(**options)
 
     @property
@@ -186,7 +184,7 @@ class RayRunner:
                 while more and pool is pools[0] and pool.room:
                     more = _add_next(pool, source)
                 pool.send()
-        if not any(pool.running or pool.starting for pool in pools):
+        if not any(pool.busy for pool in pools):
             # What ran out of memory is tried again when nothing else takes any.
             for pool in pools:
                 pool.rest()

@@ -69,10 +69,10 @@ def _tree(expression: pl.Expr) -> Any:
     return json.loads(expression.meta.serialize(format="json"))
 
 
-_AROUND = frozenset(  # the nodes whose value depends on more than the row
-    "Agg Len Over Window Rolling SubPlan Explode Filter Sort SortBy Gather Slice NullCount Quantile "
-    "Range Correlation CumSum Shift Rank".split()
-)
+_AROUND = (  # the nodes whose value depends on more than the row
+    "Agg", "Correlation", "CumSum", "Explode", "Filter", "Gather", "Len", "NullCount", "Over",
+    "Quantile", "Range", "Rank", "Rolling", "Shift", "Slice", "Sort", "SortBy", "SubPlan", "Window",
+)  # fmt: skip
 _NAMES = ("Literal", "Column", "StructExpr")  # below these stand words of the user's
 
 

@@ -25,6 +25,6 @@ def ray_cluster():
     with pytest.MonkeyPatch.context() as patch:
         # Workers import what tests give them to do.
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()

@@ -45,6 +45,10 @@ def _open(function, *arguments):
     return partial(function, *arguments)
 
 
+def cannot_open():
+    raise LookupError("no model")
+
+
 def counted_opener(folder, function, *arguments):
     """As `opener`, and every opening is counted."""
     return partial(_open_counted, folder, function, *arguments)

@@ -364,6 +364,35 @@ def test_columns_of_the_pool_do_not_pass_for_what_was_measured(tmp_path):
     )  # fmt: skip
 
 
+def test_sizes_hashes_keys_and_resized_bytes_are_those_of_the_bare_library(tmp_path):
+    from img2dataset.downloader import Downloader
+    from img2dataset.resizer import Resizer
+    from img2dataset.writer import WebDatasetSampleWriter
+
+    small = [picture((100 + n, 90), form=form) for n, form in enumerate(["JPEG", "PNG", "GIF"])]
+    large = [picture((900, 700 + n), form=form) for n, form in enumerate(["JPEG", "PNG", "GIF"])]
+    clear = [picture((900, 700), "RGBA", form) for form in ("PNG", "WEBP")]
+    answers = {f"/{n}": body for n, body in enumerate([*small, *large, *clear, b"", large[0][:99]])}
+    with picture_server(answers) as server:
+        rows = request_rows([server.url(path) for path in answers])
+        download_part(LOCAL, rows, Target(str(tmp_path / "ours"), 0), 4)
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        rows.select("caption", "url").write_ipc(bare / "rows", compat_level=pl.CompatLevel.oldest())
+        Downloader(
+            WebDatasetSampleWriter, Resizer(512, "keep_ratio_largest", True), 4, True, False,  # noqa: FBT003 -- its own signature
+            str(bare), ["caption", "url"], 10, 10_000, 5, "sha256", None, "jpg", 0, None, None,
+        ).download_shard((0, str(bare / "rows")))  # fmt: skip
+    ours, theirs = Part(tmp_path / "ours"), Part(bare)
+    shared = ["key", "caption", "url", "status", "width", "height", "original_width", "sha256"]
+    assert ours.table.select(shared).equals(theirs.table.sort("key").select(shared))
+    changed = [2, 3, 4, 5, 6, 7]  # a GIF, and what is larger than 512 px
+    assert [ours.image(row) for row in changed] == [
+        ("jpg", theirs.members[f"00000000{row}.jpg"]) for row in changed
+    ]
+    assert ours.members["000000000.txt"] == theirs.members["000000000.txt"]
+
+
 def test_rows_without_a_url_and_parts_without_rows(tmp_path):
     part = download({"/a.jpg": picture()}, tmp_path / "one")
     rows = request_rows([None, None])
@@ -412,7 +441,7 @@ def test_rows_that_img2dataset_loses_are_counted():
 
 
 def test_stdout_and_stderr_stay_where_they_were(tmp_path, capfd):
-    answers = {f"/{n}": picture((600, 600), seed=n)[: -n or None] for n in range(20)}
+    cut = [picture((600, 600), form=["JPEG", "PNG"][n % 2], seed=n)[:-n] for n in range(1, 20)]
     stop = threading.Event()
 
     def talk():
@@ -424,7 +453,7 @@ def test_stdout_and_stderr_stay_where_they_were(tmp_path, capfd):
     written: list[int] = []
     talker = threading.Thread(target=talk)
     talker.start()
-    download(answers, tmp_path)
+    download({f"/{n}": body for n, body in enumerate(cut)}, tmp_path)
     stop.set()
     talker.join()
     out, err = capfd.readouterr()
