@@ -111,8 +111,12 @@ def entries(urls: Sequence[str]) -> list[Entry]:
     return [found[url] if url in found else entry(url) for url in urls]
 
 
+# Names by which file systems tell one version of a file from another.
+_VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "mtime")
+
+
 def _version(info: dict[str, Any]) -> str:
-    found = (info.get(name) for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime"))
+    found = (info.get(name) for name in _VERSIONS)
     return str(next((value for value in found if value is not None), ""))
 
 

@@ -117,7 +117,7 @@ class Ranged:
         return bytes(self.read(offset, BLOCK))
 
     def read(self, offset: int, size: int) -> memoryview:
-        while offset >= self.size:
+        while offset + size > self.size:  # an empty body may lie right behind the last part
             self._ask()
         while len(self._parts) > 1 and self._parts[1][0] <= offset:
             self._parts.popleft()

@@ -75,6 +75,7 @@ class Filter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: ClassVar[int] = 1  # rises when the decisions change
+    example: ClassVar[str] = "{}"  # its YAML value; the README shows it, the contract tests try it
     shorthand: ClassVar[str] = ""  # the field that a bare YAML value stands for
     makes_copies: ClassVar[bool] = False  # whether copies may exceed 1
 

@@ -8,6 +8,7 @@ on how rows are spread over batches, and memory does not depend on n.
 from __future__ import annotations
 
 from decimal import ROUND_FLOOR, Decimal
+from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -140,7 +141,9 @@ class Top(PoolFilter):
             return {**state, "boundary": None, "all": True}
         order = np.lexsort(keys.T[::-1])
         boundary = [int(word) for word in keys[order[missing - 1]]]
-        return {**state, "boundary": boundary, "threshold": value_of(boundary[0])}
+        threshold = value_of(boundary[0])
+        shown = {"threshold": threshold} if isfinite(threshold) else {}  # JSON has no infinity
+        return {**state, "boundary": boundary, **shown}
 
     def keep(self, batch: Batch, state: State) -> Verdict:
         values = self.values(batch)

@@ -17,6 +17,8 @@ class Caption(RowFilter):
     inclusive.
     """
 
+    example = "{min_words: 3, min_characters: 6}"
+
     column: str = Field("caption", description="the text column that is measured")
     min_words: int = Field(0, ge=0, description="fewest words that pass")
     max_words: int | None = Field(None, ge=1, description="most words that pass")

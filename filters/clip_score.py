@@ -24,6 +24,8 @@ class ClipScore(Filter):
     DataComp (2304.14108) `top_fraction: 0.3`.
     """
 
+    example = "{top_fraction: 0.3, of: pool_threshold}"
+
     column: str | None = Field(None, description="the similarity column; the only one if left out")
     at_least: float | None = Field(None, ge=-1, le=1, description="lowest similarity that passes")
     at_most: float | None = Field(None, ge=-1, le=1, description="highest similarity that passes")

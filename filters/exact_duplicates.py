@@ -29,6 +29,8 @@ class ExactDuplicates(GroupFilter):
     and the default, go to the smaller uid. A null in `by` makes the sample `unscored`.
     """
 
+    example = "{by: [url, caption], keep: {highest: clip.similarity}}"
+
     by: tuple[str, ...] = Field(min_length=1, description="columns that must all be equal")
     keep: _Highest | _Lowest | None = Field(
         None,

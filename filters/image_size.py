@@ -15,6 +15,8 @@ class ImageSize(RowFilter):
     (2304.14108, App. P) is `{min_side: 200, max_aspect_ratio: 3.0}`. Limits are inclusive.
     """
 
+    example = "{min_side: 200, max_aspect_ratio: 3.0}"
+
     columns: tuple[str, str] | None = Field(None, description="width and height column, in pixels")
     min_side: int = Field(0, ge=0, description="fewest pixels of the shorter side that pass")
     max_side: int | None = Field(None, ge=1, description="most pixels of the longer side that pass")

@@ -16,9 +16,14 @@ class RandomSample(Filter):
     all that a smaller one kept.
     """
 
+    example = "{fraction: 0.1, of: survivors}"
+
     fraction: float | None = Field(None, gt=0, le=1, description="share of the rows that stays")
     count: int | None = Field(None, ge=1, description="number of rows that stay")
-    of: Of | None = Field(None, description="of what the share is taken: survivors, pool_count")
+    of: Of | None = Field(
+        None, description="of what: survivors; pool_threshold (those that a draw from the whole "
+        "pool would take); pool_count (that share of the pool's size, from the survivors)"
+    )  # fmt: skip
 
     def problems(self) -> list[str]:
         if (self.fraction is None) == (self.count is None):

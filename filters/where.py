@@ -19,6 +19,7 @@ class Where(RowFilter):
     it is) removes the sample as `unscored`, as SQL does; write `coalesce(...)` to decide otherwise.
     """
 
+    example = "\"language.code = 'en' and clip.similarity > 0.3\""
     shorthand = "sql"
 
     sql: str = Field(min_length=1, description="a SQL expression that gives true or false")

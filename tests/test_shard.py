@@ -398,7 +398,7 @@ def bucket():
 
 
 def test_samples_of_an_object_store_are_the_same(bucket, tmp_path):
-    files = triples(60, 600_000)  # several pieces of 8 MiB
+    files = [*triples(60, 600_000), ("last.jpg", b"")]  # several pieces of 8 MiB
     data = packed(files)
     local, remote = saved(tmp_path, data), f"{bucket}/00000.tar"
     storage.commit(remote, data)
@@ -407,6 +407,7 @@ def test_samples_of_an_object_store_are_the_same(bucket, tmp_path):
     assert samples_of(remote) == samples_of(local)
     assert samples_of(remote, index=index) == samples_of(local)
     assert samples_of(remote, wanted={"000000031"}) == samples_of(local, wanted={"000000031"})
+    assert samples_of(remote, wanted={"last"}, index=index) == [("last", {"jpg": b""})]
 
 
 def test_only_ranges_around_wanted_samples_are_read_with_an_index(bucket, tmp_path, caplog):
