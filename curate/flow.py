@@ -220,7 +220,7 @@ def download_unit(plan: Compiled, place: Place, spec: Download, threads: int, un
         _adopt(plan, spec, store, unit, each)
     absent = missing(plan, place, span)[spec.name]
     if plan.retry_failed:
-        absent |= _failed(store, span) & wanted(plan, place, span)
+        absent |= failed_rows(store, span) & wanted(plan, place, span)
     rows = failed = 0
     frames = []
     for each in unit.shards:
@@ -240,7 +240,8 @@ def download_unit(plan: Compiled, place: Place, spec: Download, threads: int, un
     return Done(rows, failed, time.monotonic() - began)
 
 
-def _failed(store: Store, span: Span) -> np.ndarray:
+def failed_rows(store: Store, span: Span) -> np.ndarray:
+    """[len(span)] bool: rows that were asked for and did not come."""
     stored = store.read(span.block, ["status"], span.unit)
     here = stored.filter((pl.col(ROW) >= span.start) & (pl.col(ROW) < span.stop))
     mask = np.zeros(len(span), dtype=bool)

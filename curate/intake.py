@@ -48,8 +48,9 @@ def columns_of(source: Source, url: str) -> dict[str, str]:
             names += _json_fields(url)
         return dict.fromkeys(canonical_names(names, source.columns).values(), "")
     schema = _table_schema(source, url)
+    cast = {**dict.fromkeys(TEXT, "String"), **dict.fromkeys(SIZES, "Int64")}  # as `_finished` does
     return {
-        ours: str(schema[theirs])
+        ours: cast.get(ours) or str(schema[theirs])
         for theirs, ours in canonical_names(schema, source.columns).items()
     }
 

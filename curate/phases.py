@@ -11,14 +11,14 @@ from typing import Any
 import polars as pl
 
 from curate import columns, decide, ledger, storage
-from curate.columns import Span
+from curate.columns import Span, store
 from curate.compiled import Compiled, Phase, is_scorer, pool_children
 from curate.config import Resources, Step
 from curate.decide import States
 from curate.download import Download
 from curate.errors import BudgetExceeded
 from curate.features import Feature
-from curate.flow import Done, Place, missing, open_stage
+from curate.flow import Done, Place, failed_rows, missing, open_stage
 from curate.lease import Lease
 from curate.pool import Pool, Unit
 from curate.records import Recorder
@@ -178,13 +178,18 @@ def _pending(plan: Compiled, places: Sequence[Place], units: list[Unit]) -> list
     found = []
     for unit in units:
         span = Span(unit.block, unit.start, unit.stop, unit.number)
-        if plan.retry_failed and any(isinstance(plan.steps[p.steps[0]], Download) for p in places):
-            found.append(unit.number)
-            continue
         # A later stage can only be looked at once the earlier ones are complete.
-        if any(m.any() for place in places for m in missing(plan, place, span).values()):
+        lacks = any(m.any() for place in places for m in missing(plan, place, span).values())
+        if lacks or (plan.retry_failed and _has_failed(plan, places, span)):
             found.append(unit.number)
     return found
+
+
+def _has_failed(plan: Compiled, places: Sequence[Place], span: Span) -> bool:
+    """Whether a download of the phase has rows in a unit that did not come."""
+    steps = [plan.steps[index] for place in places for index in place.steps]
+    stores = [store(plan.work, step.name) for step in steps if isinstance(step, Download)]
+    return any(bool(failed_rows(one, span).any()) for one in stores)
 
 
 def _needs(plan: Compiled, place: Place) -> Needs:
