@@ -13,7 +13,7 @@ from curate.check import compile_pipeline
 from curate.compiled import Compiled, is_scorer
 from curate.config import AnyOf, Config, Loaded, Step
 from curate.download import Download
-from curate.errors import InvalidPipeline, Stale
+from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
@@ -127,18 +127,31 @@ def finished_run(plan: Compiled) -> Outcome | None:
     manifest = storage.read_json(url)
     if manifest["identity"] != identity(plan.config, plan) or manifest["exit_code"] != 0:
         return None
-    table = load_table(plan.work)
-    there = {
-        (r["source"], r["url"]): (r["bytes"], r["version"]) for r in table.iter_rows(named=True)
-    }
-    for source in plan.config.pool:
-        for entry in list_files(source):
-            if there.pop((source.name, entry.url), None) != (entry.bytes, entry.version):
-                return None
-    if there:
+    if not _same_pool(plan) or not _all_there(plan):
         return None
     report = storage.read_json(storage.join(plan.work, "report", "report.json"))
     return Outcome(0, report, "everything")
+
+
+def _same_pool(plan: Compiled) -> bool:
+    """Whether the pool's files are those that were read; what is wrong is for `read_pool` to say."""
+    records = load_table(plan.work).iter_rows(named=True)
+    there = {(r["source"], r["url"]): (r["bytes"], r["version"]) for r in records}
+    try:
+        listed = {
+            (s.name, e.url): (e.bytes, e.version) for s in plan.config.pool for e in list_files(s)
+        }
+    except CurateError:
+        return False
+    return listed == there
+
+
+def _all_there(plan: Compiled) -> bool:
+    """Whether nobody removed what the run left for its user."""
+    files = ["subset.npy", "report/report.json", "report/index.html"]
+    if isinstance(plan.steps[-1], Write):
+        files.append("shards/manifest.json")
+    return all(storage.exists(storage.join(plan.work, file)) for file in files)
 
 
 def _forget(plan: Compiled, options: Options) -> None:
@@ -149,6 +162,8 @@ def _forget(plan: Compiled, options: Options) -> None:
             folders.append(name)
         if isinstance(step, Write):
             folders = ["shards"]
+        else:
+            folders.append("state")  # verdicts rest on the values that are thrown away
         for folder in folders:
             storage.remove(storage.join(plan.work, folder))
 

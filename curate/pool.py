@@ -14,11 +14,15 @@ import polars as pl
 from curate import storage
 from curate.columns import Column, Store, pool_folder, read_parquet, write_parquet
 from curate.config import Config, Source
-from curate.errors import ConfigError, InputChanged
+from curate.errors import ConfigError, InputChanged, StorageError
 from curate.intake import read_file
 from curate.runner import Runner
 from curate.step import fingerprint
 
+_REMEDY = (
+    "Put the files back as they were, or start again in another `work:` folder; "
+    "a pool may only grow."
+)
 UNIT_ROWS = 10_000  # consecutive shards of a block that one task takes, unless one alone has more
 
 
@@ -156,10 +160,15 @@ def read_pool(config: Config, work: str, runner: Runner) -> Pool:
     Raises:
         InputChanged: a file read before is gone, or is not what it was.
     """
-    listed = {
-        (source.name, entry.url): entry for source in config.pool for entry in list_files(source)
-    }
     table = load_table(work)
+    try:
+        listed = {(s.name, entry.url): entry for s in config.pool for entry in list_files(s)}
+    except StorageError as error:
+        if not table.height:
+            raise
+        raise InputChanged(
+            f"the pool changed under this work folder: {error}\n{_REMEDY}"
+        ) from error
     _refuse_changes(table, listed)
     known = set(table.select("source", "url").unique().rows()) if table.height else set()
     fresh = [place for place in listed if place not in known]
@@ -203,8 +212,7 @@ def _refuse_changes(table: pl.DataFrame, listed: dict[tuple[str, str], storage.E
         listing = "\n".join(f"  {problem}" for problem in problems[:20])
         raise InputChanged(
             f"the pool changed under this work folder ({len(problems)} files):\n{listing}\n"
-            "Put the files back as they were, or start again in another `work:` folder; "
-            "a pool may only grow."
+            f"{_REMEDY}"
         )
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 from pydantic import Field
 
-from filters import RowFilter
+from filters import Available, Filter, RowFilter, Unbound
 
 
 class Where(RowFilter):
@@ -35,6 +35,15 @@ class Where(RowFilter):
         if _looks_around(tree):
             return ["a condition sees one sample: it takes no aggregate, window or sub-query"]
         return []
+
+    def bind(self, available: Available) -> Filter:
+        for name in _compared_with_decimals(_tree(self._expression())):
+            if available.get(name) == "String":
+                raise Unbound(
+                    f"{name!r} is text and is compared with a number; if its texts are numbers, "
+                    f"write `cast({name} as double)`"
+                )
+        return self
 
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(_columns(self._expression())))
@@ -63,6 +72,21 @@ def _columns(expression: pl.Expr) -> list[str]:
                 walk(value)
 
     walk(_tree(expression))
+    return found
+
+
+def _compared_with_decimals(node: object) -> list[str]:
+    """Columns compared with a literal that has a point: polars compares these as text, silently."""
+    if isinstance(node, list):
+        return [name for item in node for name in _compared_with_decimals(item)]
+    if not isinstance(node, dict):
+        return []
+    found = [name for value in node.values() for name in _compared_with_decimals(value)]
+    kind = node.get("function")
+    if isinstance(kind, dict) and "Binary" in (kind.get("Sql") or {}):
+        sides = node["input"]
+        if any("Decimal" in json.dumps(side.get("Literal", "")) for side in sides):
+            found += [side["Column"] for side in sides if set(side) == {"Column"}]
     return found
 
 
