@@ -165,6 +165,8 @@ def _encoded(work: str, shown: Explained, span: Span, rows: np.ndarray) -> pl.Se
     for name in shown.columns:
         outer, dot, inner = name.partition(".")
         series = frame[outer].struct.field(inner) if dot else frame[outer]
+        if series.dtype == pl.Binary:  # JSON has no bytes
+            series = series.bin.encode("hex")
         if series.dtype == pl.String:
             series = series.str.slice(0, 200)  # a caption of 10,000 characters explains no more
         flat.append(series.alias(name))

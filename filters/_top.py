@@ -124,7 +124,7 @@ class Top(PoolFilter):
         if state["gather"]:
             return self._fit_gathered(summary, missing, state)
         reached = np.cumsum(summary)
-        if reached[-1] <= missing:
+        if reached[-1] <= missing and not state["prefix"]:  # later, it is all of one digit
             return {**state, "boundary": None, "all": True}
         digit = int(np.searchsorted(reached, missing))
         before = int(reached[digit - 1]) if digit else 0

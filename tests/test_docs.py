@@ -65,9 +65,10 @@ def test_the_pipeline_that_the_readme_explains_is_valid(tmp_path):
     text = next(block for block in blocks("yaml") if "name: stamps" in block)
     file = tmp_path / "stamps.yaml"
     file.write_text(text)
-    pl.DataFrame({"url": ["http://h/a.jpg"], "caption": ["a"]}).write_parquet(tmp_path / "u.parquet")
+    urls = tmp_path / "u.parquet"
+    pl.DataFrame({"url": ["http://h/a.jpg"], "caption": ["a"]}).write_parquet(urls)
     overrides = [
-        f"pool.urls={tmp_path / 'u.parquet'}",
+        f"pool.urls={urls}",
         "steps.clip.model=quickstart",
         "steps.clip.weights=null",
     ]
@@ -102,7 +103,10 @@ def test_the_filter_and_the_scorer_of_the_readme_work(tmp_path):
     assert steps["brightness"]["in"] == steps["brightness"]["kept"] > 0
     kept = [s for s in samples if s.jpeg and s.caption and not re.search(r"\d", s.caption)]
     tars = sorted((tmp_path / "work" / "shards").glob("*.tar"))
-    written = [m for tar in tars for m in tarfile.open(tar).getnames() if m.endswith(".txt")]
+    written = []
+    for file in tars:
+        with tarfile.open(file) as tar:
+            written += [name for name in tar.getnames() if name.endswith(".txt")]
     assert len(written) == report["totals"]["kept"] <= len(kept)
 
 
