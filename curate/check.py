@@ -24,6 +24,7 @@ from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem, first_line
 from curate.features import Feature
 from curate.pool import list_files
+from curate.sample import INTERNAL
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured
@@ -134,7 +135,7 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
         if not check.unread:
             check.add(step.name, str(error) + _made_later(check, step, registry))
         return step
-    known = ", ".join(sorted(name for name in registry if not name.startswith("uid_")))
+    known = ", ".join(sorted(registry.keys() - INTERNAL))
     for name in needs_of(bound):
         if name not in registry and not check.unread:
             hint = _producer(check, name) or f"; there are: {known}"

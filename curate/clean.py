@@ -25,6 +25,7 @@ def unused(config: Config) -> list[tuple[str, int]]:
         for name in storage.names(state)
         if name.endswith(".json") and name.removesuffix(".json") not in names
     ]
-    own = {"pool", "features", "ledger", "state", "shards", "report", "records", *downloads}
+    own = {"pool", "plugins", "features", "ledger", "state", "shards", "report", "records"}
+    own |= downloads
     found += [storage.join(config.work, n) for n in storage.folders(config.work) if n not in own]
     return [(url, storage.size(url)) for url in sorted(found)]

@@ -205,7 +205,7 @@ def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
     if "uid" in fields:
         rest = read_pool(work, [name for name in fields if name != "uid"], span)
         texts = pl.Series("uid", format_uids(uids(work, span)), dtype=pl.String)
-        return rest.with_columns(texts).select(fields)
+        return (rest.with_columns(texts) if rest.width else texts.to_frame()).select(fields)
     if not fields:
         return pl.DataFrame()
     url = Store(pool_folder(work)).block_file(span.block)

@@ -74,8 +74,8 @@ class Compiled:
         if isinstance(step, AnyOf):
             return "any_of"
         module = type(step).__module__
-        for name in self.plugin_sources:
-            if module.startswith(f"curate_plugin_{name}_"):
+        for name, source in self.plugin_sources.items():
+            if module == plugins.module_name(name, source):
                 return name
         return module.rpartition(".")[2]
 

@@ -145,9 +145,10 @@ class Loaded:
 
 
 LIMIT = "limit"  # the name of the step that `--limit` puts first
-RESERVED = frozenset(  # what a step's folders and columns could be mistaken for
-    ("pool", LIMIT, "subset", "features", "ledger", "state", "shards", "report", "records", "lease")
-)
+RESERVED = (  # what a step's folders could be mistaken for
+    "features", "lease", "ledger", LIMIT, "plugins", "pool", "records", "report", "shards", "state",
+    "subset",
+)  # fmt: skip
 STEP_KINDS = ("download", "write", "any_of")
 
 

@@ -203,8 +203,12 @@ def _worse(priority: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(priority), np.uint64(2**64 - 1), ~ascending)
 
 
-def decide_partition(step: GroupFilter, there: Exchange, back: Exchange, partition: int) -> None:
+def decide_partition(
+    plan: Compiled, index: int, there: Exchange, back: Exchange, partition: int
+) -> None:
     """Decide the groups of one partition and send the removals back to their blocks."""
+    step = plan.steps[index]
+    assert isinstance(step, GroupFilter), step
     decisions = decide_groups(there.read(partition), step.keep_ranked)
     told = decisions[decisions["copies"] != 1]
     told = told[np.argsort(told["address"], kind="stable")]

@@ -33,7 +33,7 @@ class Download(BaseModel):
     on white, by img2dataset's resizer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     version: ClassVar[int] = 1
 
     name: str = "download"

@@ -160,7 +160,7 @@ def _finished(frame: pl.DataFrame, url: str) -> pl.DataFrame:
     for name in ("caption", PROBLEM):
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name))
-    frame = frame.with_columns(_flat(frame))
+    frame = frame.with_columns(_plain(frame))
     uids = _uid_array(frame, url)
     halves = pl.DataFrame({"uid_hi": uids["f0"], "uid_lo": uids["f1"]})
     return pl.concat([halves, frame.drop("uid", strict=False)], how="horizontal")
@@ -182,18 +182,35 @@ def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
     return pl.col(name).cast(pl.String)
 
 
-def _flat(frame: pl.DataFrame) -> list[pl.Expr]:
-    """Nested columns of strangers become JSON text, so that every block has the same types."""
-    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
-    return [
-        pl.col(name).map_elements(
-            lambda value: json.dumps(
-                value.to_list() if isinstance(value, pl.Series) else value, default=str
-            ),
-            return_dtype=pl.String,
-        )
-        for name in nested
-    ]
+def _plain(frame: pl.DataFrame) -> list[pl.Expr]:
+    """Columns of strangers as numbers, times and text, which filters can compare."""
+    found = []
+    for name, dtype in frame.schema.items():
+        column = pl.col(name)
+        if name == "uid":
+            continue
+        if dtype.is_nested():
+            found.append(column.map_elements(_json, pl.String))
+        elif dtype == pl.Binary:
+            found.append(column.map_elements(_text_or_hex, pl.String))
+        elif isinstance(dtype, pl.Decimal):
+            found.append(column.cast(pl.Float64 if dtype.scale else pl.String))
+        elif dtype == pl.Duration:
+            found.append(column.cast(pl.Int64))
+        elif dtype in (pl.Categorical, pl.Enum):
+            found.append(column.cast(pl.String))
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value.to_list() if isinstance(value, pl.Series) else value, default=str)
+
+
+def _text_or_hex(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.hex()
 
 
 def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:

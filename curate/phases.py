@@ -325,7 +325,7 @@ def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
     for _ in run.runner.map(send, spans, step.name):
         run.lease.check()
     if spans:
-        settle = partial(decide.decide_partition, step, there, back)
+        settle = partial(decide.decide_partition, plan, index, there, back)
         for _ in run.runner.map(settle, range(readers), step.name):
             run.lease.check()
     counts = run.map_counts(partial(decide.write_groups, plan, run.before, index, back), step.name)

@@ -169,12 +169,14 @@ def _forget(plan: Compiled, options: Options) -> None:
 
 
 def _claim(plan: Compiled) -> None:
-    """Refuse, before any work, folders made from another recipe."""
-    storage.commit(storage.join(plan.work, "pipeline.yaml"), resolved_yaml(plan).encode())
+    """Refuse, before any work, folders made from another recipe; keep what is run in the folder."""
     for step in plan.steps:
         if is_scorer(step):
             folder = storage.join(plan.work, "features", step.name)
             refuse_or_claim(folder, step.name, full_recipe(plan, step))
+    for name, source in plan.plugin_sources.items():
+        storage.commit(storage.join(plan.work, "plugins", f"{name}.py"), source.encode())
+    storage.commit(storage.join(plan.work, "pipeline.yaml"), resolved_yaml(plan).encode())
 
 
 def full_recipe(plan: Compiled, step: Step) -> Recipe:
@@ -192,6 +194,7 @@ def resolved_yaml(plan: Compiled) -> str:
     config["pool"] = [
         source.model_dump(mode="json", exclude_none=True) for source in plan.config.pool
     ]
+    config["plugins"] = [f"./plugins/{name}.py" for name in plan.plugin_sources]
     config["steps"] = [_as_yaml(plan, step) for step in plan.config.steps]
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 

@@ -195,6 +195,8 @@ def pool_columns(work: str) -> dict[str, Column]:
     """{name: column} of the pool's own columns."""
     url = storage.join(pool_folder(work), "columns.json")
     dtypes = storage.read_json(url) if storage.exists(url) else {}
+    if dtypes:
+        dtypes["uid"] = "String"  # made of its two halves when read
     return {name: Column("pool", name, dtype) for name, dtype in dtypes.items()}
 
 
@@ -254,7 +256,8 @@ def _append(
             )
             filled += size
             number += 1
-    dtypes = _unified([kinds for _, _, kinds in rows.values()], pool_columns(work))
+    before = {name: column for name, column in pool_columns(work).items() if name != "uid"}
+    dtypes = _unified([kinds for _, _, kinds in rows.values()], before)
     storage.commit_json(storage.join(pool_folder(work), "columns.json"), dtypes)
     for _ in runner.map(partial(_write_block, work, parts, dtypes), list(pieces.items()), "pool"):
         pass
@@ -268,22 +271,26 @@ def _slices(rows: int, source: Source) -> Iterator[tuple[int, int]]:
         yield first, min(step, rows - first)
 
 
+_WHOLE = {"Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32"}
+
+
 def _unified(found: Sequence[dict[str, str]], before: dict[str, Column]) -> dict[str, str]:
-    """One dtype for each column: that of all files, or text where they disagree."""
-    dtypes = {name: column.dtype for name, column in before.items()}
-    for kinds in found:
-        for name, dtype in kinds.items():
-            if dtype == "Null":
-                dtypes.setdefault(name, "Null")
-            elif dtypes.get(name, "Null") == "Null":
-                dtypes[name] = dtype
-            elif dtypes[name] != dtype:
-                numbers = {"Int64", "Float64", "Int32", "Float32", "UInt32", "Boolean"}
-                both = {dtypes[name], dtype}
-                dtypes[name] = "Float64" if both <= numbers - {"Boolean"} else "String"
-    return {
-        name: dtype if hasattr(pl, dtype) else "String" for name, dtype in sorted(dtypes.items())
-    }
+    """One dtype for each column: that of all files, or one that can hold what they all have."""
+    kinds = {name: {column.dtype} for name, column in before.items()}
+    for one in found:
+        for name, dtype in one.items():
+            kinds.setdefault(name, set()).add(dtype)
+    return {name: _common(kinds[name]) for name in sorted(kinds)}
+
+
+def _common(kinds: set[str]) -> str:
+    kinds = kinds - {"Null"}
+    if kinds <= _WHOLE and len(kinds) > 1:
+        return "Int64"
+    if kinds <= _WHOLE | {"Float32", "Float64"} and len(kinds) > 1:
+        return "Float64"
+    only = next(iter(kinds), "Null")
+    return only if len(kinds) < 2 and hasattr(pl, only) else "String"
 
 
 def _read_part(

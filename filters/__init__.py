@@ -72,7 +72,7 @@ class Shown:
 class Filter(BaseModel):
     """A step that removes samples."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: ClassVar[int] = 1  # rises when the decisions change
     example: ClassVar[str] = "{}"  # its YAML value; the README shows it, the contract tests try it

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def pool_of(folder: Path, pool: object, **fields: object) -> tuple[Pool, pl.Data
     """The pool as a run reads it, and all its rows in order, `uid` as 32 hex digits."""
     pipeline = Pipeline(folder, pool, steps=CAPTION).where(**fields)
     read = read_pool(load(pipeline.file()).config, str(pipeline.work), LocalRunner())
-    names = [*read.columns, "uid"]
+    names = list(read.columns)
     frames = [
         columns.read_pool(str(pipeline.work), names, Span(block, 0, int(rows)))
         for block, rows in enumerate(read.block_rows())
@@ -201,6 +202,9 @@ def test_nested_and_odd_columns_are_kept_as_they_can_be(tmp_path):
             "box": [{"x": 1}, {"x": None}],
             "seen": pl.Series(["2026-01-01T00:00:00", None]).str.to_datetime(),
             "small": pl.Series([1, None], dtype=pl.Int8),
+            "price": pl.Series(["1.10", None]).cast(pl.Decimal(10, 2)),
+            "took": pl.Series([1500, None]).cast(pl.Duration("ms")),
+            "raw": pl.Series([b"\xff\x00", b"text"]),
             "pool_problem": ["none", "none"],
             "uid_hi": [1, 2],
         }
@@ -211,8 +215,49 @@ def test_nested_and_odd_columns_are_kept_as_they_can_be(tmp_path):
     assert [json.loads(box) for box in found["box"]] == [{"x": 1}, {"x": None}]
     assert found["seen"][0].startswith("2026-01-01")
     assert found["small"].to_list() == [1, None]
+    assert found["price"].to_list() == [1.1, None]
+    assert found["took"].to_list() == [1500, None]
+    assert found["raw"].to_list() == ["ff00", "text"]
     assert found["pool_problem"].to_list() == [None, None], "a stranger's column is not ours"
     assert found["their_uid_hi"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (("Int8", "UInt32"), "Int64"),
+        (("Int64", "Float32"), "Float64"),
+        (("Null", "Int16"), "Int16"),
+        (("Null", "Null"), "Null"),
+        (("Boolean", "Int64"), "String"),
+        (("UInt64", "Int64"), "String"),  # neither holds the other
+        (("String", "Float64"), "String"),
+    ],
+)
+def test_columns_of_several_types_get_one_that_holds_them(tmp_path, kinds, expected):
+    made = {"Boolean": True, "String": "x", "Null": None}
+    for order in (kinds, kinds[::-1]):
+        folder = tmp_path / order[0]
+        for number, kind in enumerate(order):
+            frame = pl.DataFrame(rows_of(2)).with_columns(
+                pl.Series("column", [made.get(kind, 1), None], dtype=getattr(pl, kind))
+            )
+            folder.mkdir(exist_ok=True)
+            frame.write_parquet(folder / f"{number}.parquet")
+        pool, frame = pool_of(folder, {"urls": f"{folder}/*.parquet"})
+        assert pool.columns["column"].dtype == expected
+        assert str(frame.schema["column"]) == expected
+        assert frame["column"].null_count() == 2 + kinds.count("Null")
+
+
+def test_the_uid_is_a_column_like_others(tmp_path):
+    rows = {**rows_of(3), "uid": ["A", "a", "B"]}
+    write_list(tmp_path / "urls.parquet", rows)
+    source = {"urls": f"{tmp_path}/urls.parquet", "order": "as_listed"}
+    steps = ({"where": f"uid <> '{'b'.zfill(32)}'"}, {"exact_duplicates": {"by": ["uid"]}})
+    pipeline = Pipeline(tmp_path, source, steps)
+    pipeline.run()
+    assert ledger_of(pipeline.work)["reason"].to_list() == [None, "duplicate", "false"]
 
 
 @pytest.mark.parametrize(
@@ -640,6 +685,29 @@ def test_repeated_uids_are_rows_of_their_own(tmp_path):
         assert kept == ["kept"] * count + ["removed"] * (5 - count), "ties go by address"
 
 
+def test_a_limit_takes_the_first_by_hash_and_they_are_the_pool(tmp_path):
+    folder, samples = webdataset(tmp_path, 60)
+    steps = (
+        {"caption": {"min_words": 2}},
+        {"image_file": {}},
+        {"random_sample": {"fraction": 0.5, "of": "pool_count"}},
+    )
+    pipeline = Pipeline(tmp_path, tar_pool(folder), steps)
+    assert pipeline.run(limit=20).exit_code == 0
+    assert not pipeline.work.exists()
+    ledger = ledger_of(tmp_path / "work-limit-20")
+    inside = ledger.filter(pl.col("step").ne_missing("limit") & pl.col("step").ne_missing("pool"))
+    draws = chance.uniform(0, "limit", parse_uids([s.uid for s in samples]))
+    usable = [n for n, sample in enumerate(samples) if sample.jpeg is not None]
+    first = sorted(usable, key=lambda n: -draws[n])[:20]
+    assert sorted(inside["uid"]) == sorted(samples[n].uid for n in first)
+    assert ledger["fate"].to_list().count("kept") == 10
+    pipeline.run(limit=10_000)
+    everybody = ledger_of(tmp_path / "work-limit-10000")
+    assert "limit" not in everybody["step"].to_list()
+    assert everybody["fate"].to_list().count("kept") == len(usable) // 2
+
+
 # A pool that changes
 
 
@@ -712,6 +780,18 @@ def test_a_column_may_change_its_type_as_the_pool_grows(tmp_path):
     assert sorted(fates[3:]) == ["kept", "removed", "removed"], "2 and 2.0 are the same score"
 
 
+def test_a_list_that_changed_on_a_web_server_is_refused(tmp_path, web_server):
+    """Of the same length, so that only its time tells."""
+    file = write_list(tmp_path / "urls.csv", rows_of(9))
+    pipeline = Pipeline(tmp_path / "w", {"urls": f"{web_server}/urls.csv"}, CAPTION)
+    pipeline.run()
+    assert pipeline.run().reused == "everything"
+    file.write_text(file.read_text().replace("caption 00003", "caption 00033"))
+    os.utime(file, (1, 1))
+    with pytest.raises(InputChanged, match=r"urls.csv was modified since the pool was read"):
+        pipeline.run()
+
+
 @pytest.mark.parametrize("how", ["removed", "shorter", "rewritten", "no longer named"])
 def test_a_changed_shard_is_refused_by_name(tmp_path, how):
     folder, _ = webdataset(tmp_path)
@@ -743,7 +823,7 @@ def test_a_shard_that_vanishes_by_its_own_name_is_named(tmp_path):
     pipeline = Pipeline(tmp_path, pool, FEATURE)
     pipeline.run()
     (folder / "00001.tar").unlink()
-    with pytest.raises(StorageError, match=r"00001.tar cannot be read: No such file") as caught:
+    with pytest.raises(InputChanged, match=r"00001.tar cannot be read: No such file") as caught:
         pipeline.run()
     assert caught.value.exit_code == 2
 

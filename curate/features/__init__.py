@@ -96,7 +96,7 @@ class Feature(BaseModel):
     Subclasses are named `Feature` subclasses with a docstring, and set the class variables below.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: ClassVar[int] = 1  # rises when the numbers change
     pictures: ClassVar[bool] = False  # whether `prepare` is called
