@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 Opener = Callable[[], Callable[[Any], Any]]  # called once per worker; gives the work on one item
 
-TRIES = 2  # of an item whose worker died or ran out of memory; Ray repeats each of them as well
-STARTS = 3  # of workers that die while they open, before the flow gives up
+TRIES = {"worker_died": 4, "out_of_memory": 2}  # of an item; machines may be lost more than once
+STARTS = 3  # for each place: workers that die while they open, before the flow gives up
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,22 @@ class _Task:
 
 
 class _Worker:
-    """Lives in an actor. One that Ray restarted opens its work again with the next item."""
+    """Lives in an actor. Opening is a call of its own, so that its errors arrive as they are."""
 
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
         self._work: Callable[[Any], Any] | None = None
 
-    def open(self) -> None:
-        self._opened()
-
-    def _opened(self) -> Callable[[Any], Any]:
+    def open(self) -> Callable[[Any], Any]:
         if self._work is None:
             self._work = self._opener()
         return self._work
 
+    def ready(self) -> None:
+        self.open()
+
     def do(self, item: Any) -> Any:
-        return self._opened()(item)
+        return self.open()(item)
 
 
 class Pool:
@@ -143,26 +143,22 @@ class Pool:
         workers = len(self._idle) + len(self._starting) + len(self._running)
         for _ in range(min(len(self._waiting) - len(self._starting), self.size - workers)):
             actor = self._start(self._stage.needs.memory_gb)
-            self._starting[actor.open.remote()] = actor
+            self._starting[actor.ready.remote()] = actor
 
     def send_hungry(self) -> bool:
         """Try one item again that ran out of memory, with more of it; False where there is none."""
         if not self._hungry:
             return False
-        more = min(2 * (self._stage.needs.memory_gb or 1.0), self._largest_gb)
-        self._do(self._start(more), self._hungry.popleft())
+        actor = self._start(min(2 * (self._stage.needs.memory_gb or 1.0), self._largest_gb))
+        self._do(actor, self._hungry.popleft())
         return True
 
     def _do(self, actor: Any, task: _Task) -> None:
         self._running[actor.do.remote(task.item)] = (actor, task)
 
     def _start(self, memory_gb: float | None) -> Any:
-        options: dict[str, Any] = {
-            "num_cpus": self.cpus,
-            "num_gpus": self._gpus,
-            "max_restarts": 3,
-            "max_task_retries": 3,
-        }
+        # Ray restarts nothing here: a worker it restarts could wait for a place with its item.
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self._gpus}
         if memory_gb is not None:
             options["memory"] = int(memory_gb * 2**30)
         return self._ray.remote(_Worker).options(**options).remote(self._stage.opener)
@@ -188,16 +184,17 @@ class Pool:
         self._idle.append(actor)
         try:
             self._get(reference)
+            self._failed_starts = 0
         except self._deaths():
             self._dismiss(actor)
             self._failed_starts += 1
-            if self._failed_starts == STARTS:
+            if self._failed_starts == STARTS * self.size:
                 raise
 
     def _failed(self, task: _Task, error: Exception) -> tuple[Any, Any] | None:
         short = isinstance(error, (self._ray.exceptions.OutOfMemoryError, MemoryError))
-        if task.tried == TRIES:
-            kind = "out_of_memory" if short else "worker_died"
+        kind = "out_of_memory" if short else "worker_died"
+        if task.tried >= TRIES[kind]:
             return task.item, Lost(kind, (str(error).splitlines() or [""])[0])
         (self._hungry if short else self._waiting).append(task)
         return None

@@ -66,8 +66,21 @@ def wanted(plan: Compiled, place: Place, span: Span) -> np.ndarray:
     if plan.config.probe == 0:
         return alive
     draws = chance.uniform(plan.config.seed, "probe", columns.uids(plan.work, span))
-    usable = columns.read_pool(plan.work, [PROBLEM], span)[PROBLEM].is_null().to_numpy()
+    usable = columns.read_pool(plan.work, [PROBLEM], span)[PROBLEM].is_null().to_numpy().copy()
+    download = plan.download()
+    if download is not None and plan.index(download.name) < place.steps[0]:
+        # A picture that did not come may come later: it must not leave a value behind.
+        usable &= _downloaded(columns.store(plan.work, download.name), span)
     return np.asarray(alive | ((draws < plan.config.probe) & usable))
+
+
+def _downloaded(store: Store, span: Span) -> np.ndarray:
+    """[len(span)] bool: rows whose picture is there."""
+    stored = store.read(span.block, ["status"], span.unit)
+    here = stored.filter((pl.col(ROW) >= span.start) & (pl.col(ROW) < span.stop))
+    mask = np.zeros(len(span), dtype=bool)
+    mask[here.filter(pl.col("status") == "success")[ROW].to_numpy() - span.start] = True
+    return mask
 
 
 def missing(plan: Compiled, place: Place, span: Span) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
 from curate.flow import Done
-from curate.phases import Run
+from curate.phases import Run, download_content
 from curate.pool import Pool
 from curate.report import Facts, write_report
 from curate.runner import Runner
@@ -91,6 +91,9 @@ def write_shards(run: Run, spec: Write) -> str | None:
     folder = storage.join(plan.work, "shards")
     selection = storage.sha256(storage.join(plan.work, "subset.npy"))
     recipe = {**plan.recipes[spec.name], "subset": selection, "pool": run.pool.fingerprint()}
+    download = plan.download()
+    if download is not None:
+        recipe["pictures"] = [plan.recipes[download.name], download_content(run, download.name)]
     claim = storage.join(folder, "recipe.json")
     if storage.exists(claim) and storage.read_json(claim) != recipe:
         return (

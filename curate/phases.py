@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from curate import columns, decide, ledger, storage
 from curate.columns import Span, store
-from curate.compiled import Compiled, Phase, is_scorer, pool_children
+from curate.compiled import Compiled, Phase, columns_given, is_scorer, pool_children
 from curate.config import Resources, Step
 from curate.decide import States
 from curate.download import Download
@@ -86,6 +87,7 @@ def _stages(run: Run, phase: Phase) -> list[Place]:
             and isinstance(step, Feature)
             and isinstance(last, Feature)
             and step.pictures == last.pictures
+            and not _reads_from(run.plan, step, places[-1].steps)
         )
         if together:
             places[-1] = replace(places[-1], steps=(*places[-1].steps, index))
@@ -93,6 +95,12 @@ def _stages(run: Run, phase: Phase) -> list[Place]:
             places.append(Place(run.before, phase.first, (index,)))
         previous = index
     return places
+
+
+def _reads_from(plan: Compiled, step: Feature, indices: Sequence[int]) -> bool:
+    """Whether a feature needs what one of these steps makes: then they cannot be one stage."""
+    made = {name for index in indices for name in columns_given(plan.steps[index])}
+    return bool(made & set(step.needs()))
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class _Station:
 def flow(run: Run, phase: Phase) -> None:
     """Download and score what is missing, shard by shard, stage after stage."""
     places = _stages(run, phase)
-    if not places or _is_current(run, phase):
+    if not places:
         return
     wanted = _wanted_units(run, places)
     stations = [_station(run.plan, place) for place in places]
@@ -173,23 +181,35 @@ def _by_block(pool: Pool) -> Iterator[list[Unit]]:
         yield block
 
 
-def _pending(plan: Compiled, places: Sequence[Place], units: list[Unit]) -> list[int]:
+def _pending(plan: Compiled, places: Sequence[Place], units: list[Unit]) -> set[int]:
     """Numbers of the units of a block in which a stage has something to do."""
-    found = []
-    for unit in units:
-        span = Span(unit.block, unit.start, unit.stop, unit.number)
-        # A later stage can only be looked at once the earlier ones are complete.
-        lacks = any(m.any() for place in places for m in missing(plan, place, span).values())
-        if lacks or (plan.retry_failed and _has_failed(plan, places, span)):
-            found.append(unit.number)
+    whole = Span(units[0].block, units[0].start, units[-1].stop)
+    found: set[int] = set()
+    for number, place in enumerate(places):
+        for mask in missing(plan, place, whole).values():
+            found |= _units_with(units, mask)
+        if found:
+            # A later stage can only be looked at where the earlier ones are complete.
+            rest = [unit for unit in units if unit.number not in found]
+            found |= {unit.number for unit in rest if _lacks(plan, places[number + 1 :], unit)}
+            break
+    if plan.retry_failed:
+        steps = [plan.steps[index] for place in places for index in place.steps]
+        for one in (store(plan.work, step.name) for step in steps if isinstance(step, Download)):
+            found |= _units_with(units, failed_rows(one, whole))
     return found
 
 
-def _has_failed(plan: Compiled, places: Sequence[Place], span: Span) -> bool:
-    """Whether a download of the phase has rows in a unit that did not come."""
-    steps = [plan.steps[index] for place in places for index in place.steps]
-    stores = [store(plan.work, step.name) for step in steps if isinstance(step, Download)]
-    return any(bool(failed_rows(one, span).any()) for one in stores)
+def _units_with(units: Sequence[Unit], mask: np.ndarray) -> set[int]:
+    """Numbers of the units in which a mask over all of them is true."""
+    starts = [unit.start - units[0].start for unit in units]
+    places = np.searchsorted(starts, np.flatnonzero(mask), side="right") - 1
+    return {units[place].number for place in np.unique(places).tolist()}
+
+
+def _lacks(plan: Compiled, places: Sequence[Place], unit: Unit) -> bool:
+    span = Span(unit.block, unit.start, unit.stop, unit.number)
+    return any(mask.any() for place in places for mask in missing(plan, place, span).values())
 
 
 def _needs(plan: Compiled, place: Place) -> Needs:
@@ -200,19 +220,6 @@ def _needs(plan: Compiled, place: Place) -> Needs:
     gpus = given.gpus if any(step.gpu for step in features) else 0.0
     fills = any(step.pictures for step in features)  # decode threads on every core
     return Needs(given.cpus, gpus, given.memory_gb, given.actors, "node" if fills else "cpu")
-
-
-def _is_current(run: Run, phase: Phase) -> bool:
-    """Whether the verdicts of a phase's flowing steps are there already, made from the same."""
-    if run.plan.retry_failed:
-        return False
-    after = run.plan.steps[phase.stop - 1].name
-    state = _read_state(run.plan.work, after)
-    return (
-        state is not None
-        and state["chain"] == _chain(run, phase)
-        and state["probe"] == run.plan.config.probe
-    )
 
 
 def _chain(run: Run, phase: Phase) -> str:
@@ -227,12 +234,12 @@ def _linked(run: Run, chain: str, step: Step) -> str:
     name = step.name
     link: list[Any] = [chain, name, run.plan.recipes[name], run.plan.lost.get(name, {})]
     if isinstance(step, Download):
-        link.append(_download_content(run, name))
+        link.append(download_content(run, name))
     return fingerprint(link)
 
 
-def _download_content(run: Run, name: str) -> str:
-    """What a download has: (row, status, hash) of every row, not times or messages."""
+def download_content(run: Run, name: str) -> str:
+    """A digest of what a download has: (row, status, hash) of every row, not times or messages."""
     digest = hashlib.sha256()
     for block in range(run.pool.blocks):
         found = columns.store(run.plan.work, name).read(block, ["status", "error", "sha256"])
@@ -253,7 +260,6 @@ def _seal_state(run: Run, after: str, states: States) -> None:
     counts = run.counts.sort("step", "reason").rows()
     value = {
         "chain": run.chain,
-        "probe": run.plan.config.probe,
         "counts": [list(row) for row in counts],
         "states": states,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -21,8 +22,8 @@ from curate.phases import Run, barrier, flow, rows
 from curate.pool import list_files, load_table, pool_columns, read_pool
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
-from curate.step import Recipe, fingerprint, refuse_or_claim
-from curate.write import Write
+from curate.step import Recipe, claim, fingerprint, refuse
+from curate.write import Write, all_written
 
 RAY_PAYS_ROWS = 20_000  # rows to score or fetch above which Ray's start (4 s) is worth it
 RAY_DECIDES_ROWS = 5_000_000  # rows of the pool above which filters alone are worth it
@@ -67,10 +68,8 @@ def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
     if finished is not None:
         return finished
     with held(config.work, steal=options.steal) as lease:
-        _forget(plan, options)
-        _claim(plan)
+        _claim(plan, options.recompute)
         recorder = Recorder(config.work, observe)
-        storage.remove(storage.join(config.work, "manifest.json"))
         started = _Started(config)
         try:
             return _run_all(_begin(loaded, options, (lease, recorder, started)))
@@ -149,43 +148,72 @@ def _same_pool(plan: Compiled) -> bool:
 def _all_there(plan: Compiled) -> bool:
     """Whether nobody removed what the run left for its user."""
     files = ["subset.npy", "report/report.json", "report/index.html"]
-    if isinstance(plan.steps[-1], Write):
-        files.append("shards/manifest.json")
-    return all(storage.exists(storage.join(plan.work, file)) for file in files)
+    if not all(storage.exists(storage.join(plan.work, file)) for file in files):
+        return False
+    return not isinstance(plan.steps[-1], Write) or all_written(storage.join(plan.work, "shards"))
 
 
-def _forget(plan: Compiled, options: Options) -> None:
-    for name in options.recompute:
-        step = plan.steps[plan.index(name)]
-        folders = ["features/" + name]
-        if isinstance(step, Download):
-            folders.append(name)
-        if isinstance(step, Write):
-            folders = ["shards"]
-        else:
-            folders.append("state")  # verdicts rest on the values that are thrown away
-        for folder in folders:
-            storage.remove(storage.join(plan.work, folder))
+def _claim(plan: Compiled, recompute: Sequence[str]) -> None:
+    """Refuse, before anything is touched, folders made from another recipe; then make way.
 
-
-def _claim(plan: Compiled) -> None:
-    """Refuse, before any work, folders made from another recipe; keep what is run in the folder."""
+    The seal goes first and folders last, so that a run killed in between never looks finished.
+    """
+    renewed = _with_readers(plan, recompute)
+    scorers = [step for step in plan.steps if is_scorer(step)]
+    for step in scorers:
+        if step.name not in renewed:
+            refuse(_folder(plan, step), step.name, full_recipe(plan, step))
+    storage.remove(storage.join(plan.work, "manifest.json"))
     for step in plan.steps:
-        if is_scorer(step):
-            folder = storage.join(plan.work, "features", step.name)
-            refuse_or_claim(folder, step.name, full_recipe(plan, step))
+        if step.name in renewed:
+            _throw_away(plan, step)
+    for step in scorers:
+        claim(_folder(plan, step), full_recipe(plan, step))
     for name, source in plan.plugin_sources.items():
         storage.commit(storage.join(plan.work, "plugins", f"{name}.py"), source.encode())
     storage.commit(storage.join(plan.work, "pipeline.yaml"), resolved_yaml(plan).encode())
 
 
-def full_recipe(plan: Compiled, step: Step) -> Recipe:
-    """A step's recipe, and that of the download whose pictures it reads."""
-    recipe = dict(plan.recipes[step.name])
+def _folder(plan: Compiled, step: Step) -> str:
+    return storage.join(plan.work, "features", step.name)
+
+
+def _with_readers(plan: Compiled, names: Sequence[str]) -> set[str]:
+    """Steps to make anew, and every feature that reads what they made."""
+    renewed = set(names)
+    for step in plan.steps:  # a step reads only what stands before it
+        if is_scorer(step) and renewed & reads(plan, step):
+            renewed.add(step.name)
+    return renewed
+
+
+def _throw_away(plan: Compiled, step: Step) -> None:
+    if isinstance(step, Write):
+        storage.remove(storage.join(plan.work, "shards"))
+        return
+    storage.remove(storage.join(plan.work, "state"))  # verdicts rest on the values
+    if isinstance(step, Download):
+        storage.remove(storage.join(plan.work, step.name))
+    storage.remove(_folder(plan, step))
+
+
+def reads(plan: Compiled, step: Step) -> set[str]:
+    """Names of the downloads and features whose columns or pictures a feature reads."""
+    if not isinstance(step, Feature):
+        return set()
+    registry = plan.registries[plan.index(step.name)]
+    found = {registry[name].store for name in step.needs()} - {"pool"}
     download = plan.download()
-    if isinstance(step, Feature) and step.pictures and download is not None:
-        recipe["reads"] = {download.name: plan.recipes[download.name]}
-    return recipe
+    if step.pictures and download is not None:
+        found.add(download.name)
+    return found
+
+
+def full_recipe(plan: Compiled, step: Step) -> Recipe:
+    """A step's recipe, and those of all that it reads."""
+    recipe = dict(plan.recipes[step.name])
+    found = {name: full_recipe(plan, plan.steps[plan.index(name)]) for name in reads(plan, step)}
+    return {**recipe, "reads": found} if found else recipe
 
 
 def resolved_yaml(plan: Compiled) -> str:

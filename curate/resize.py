@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What is looked at at all: one format more is one more decoder that strangers may talk to.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _BAND_PIXELS = 1 << 20  # transparency is laid on white in bands: floats take 8 times the bytes
 
 # (bytes, width, height, original width, original height, error): img2dataset's resizers give it
@@ -76,16 +77,17 @@ class Resize:
         try:
             header = _read_header(stream)
             self._check(header)
+            body = stream.getvalue()
+            pixels = _pixel_chunks(body) if header.format == "PNG" else body
             if self._stays(header):
-                return self._verified(stream.getvalue())
+                return (body, *self._size(pixels), None)
         except _Refused as refusal:
             return None, None, None, None, None, str(refusal)
-        *found, error = self._resizer(stream)
+        *found, error = self._resizer(io.BytesIO(pixels))
         if error is not None:
             kind = "undecodable" if error == "Image decoding error" else "resize_error"
             return None, None, None, None, None, f"{kind}: {error}"
-        body, width, height, original_width, original_height = found
-        return body, width, height, original_width, original_height, None
+        return (*found, None)
 
     def _check(self, header: _Header) -> None:
         shorter, longer = sorted((header.width, header.height))
@@ -113,8 +115,8 @@ class Resize:
         side = (min if self._by_shorter_side() else max)(header.width, header.height)
         return self._spec.resize_only_if_bigger and side <= self._spec.image_size
 
-    def _verified(self, body: bytes) -> Resized:
-        """The bytes as they came, once the decoder that img2dataset uses has read all of them."""
+    def _size(self, body: bytes) -> tuple[int, int, int, int]:
+        """Width and height, twice, once img2dataset's decoder has read every pixel."""
         try:
             pixels = self._cv2.imdecode(np.frombuffer(body, np.uint8), self._cv2.IMREAD_UNCHANGED)
         except self._cv2.error as error:
@@ -122,7 +124,21 @@ class Resize:
         if pixels is None:
             raise _Refused("undecodable: the picture is cut or damaged")
         height, width = pixels.shape[:2]  # [H, W] or [H, W, C]
-        return body, width, height, width, height, None
+        return width, height, width, height
+
+
+def _pixel_chunks(body: bytes) -> bytes:
+    """A PNG without profiles and remarks: libpng prints a line for each that it dislikes."""
+    parts, start, kind = [body[:8]], 8, b""
+    while kind != b"IEND":
+        kind = body[start + 4 : start + 8]
+        stop = start + 12 + int.from_bytes(body[start : start + 4], "big")
+        if stop > len(body):
+            raise _Refused("undecodable: the file ends early")
+        if kind in _PIXEL_CHUNKS:
+            parts.append(body[start:stop])
+        start = stop
+    return b"".join(parts)
 
 
 def _read_header(stream: io.BytesIO) -> _Header:

@@ -65,17 +65,14 @@ def _shown(recipe: Recipe, key: str) -> str:
     return repr(recipe[key]) if key in recipe else "(absent)"
 
 
-def refuse_or_claim(folder: str, name: str, recipe: Recipe) -> None:
-    """Claim a step's folder for a recipe, or refuse where it was made from another one.
+def refuse(folder: str, name: str, recipe: Recipe) -> None:
+    """Refuse a step's folder that was made from another recipe.
 
     Raises:
         RecipeChanged: with each field that differs, and both remedies.
     """
     url = storage.join(folder, "recipe.json")
-    if not storage.exists(url):
-        storage.commit_json(url, recipe)
-        return
-    changed = differences(storage.read_json(url), recipe)
+    changed = differences(storage.read_json(url), recipe) if storage.exists(url) else []
     if changed:
         listed = "\n".join(f"  recipe.{line}" for line in changed)
         raise RecipeChanged(
@@ -83,3 +80,10 @@ def refuse_or_claim(folder: str, name: str, recipe: Recipe) -> None:
             f"Give the step another `name:` to have both, or run with `--recompute {name}` "
             "to throw the old one away."
         )
+
+
+def claim(folder: str, recipe: Recipe) -> None:
+    """Say what a step's folder is made from."""
+    url = storage.join(folder, "recipe.json")
+    if not storage.exists(url):
+        storage.commit_json(url, recipe)

@@ -355,6 +355,14 @@ def finish(plan: WritePlan, results: Iterable[ShardResult], folder: str) -> None
     storage.commit_json(storage.join(folder, "manifest.json"), manifest)
 
 
+def all_written(folder: str) -> bool:
+    """Whether a sealed folder still has every tar that its manifest names."""
+    manifest = storage.join(folder, "manifest.json")
+    if not storage.exists(manifest):
+        return False
+    return set(storage.read_json(manifest)["bytes"]) <= set(storage.names(folder))
+
+
 def _refuse_others(folder: str, tars: set[str]) -> None:
     others = [name for name in storage.names(folder) if name.endswith(".tar") and name not in tars]
     if others:

@@ -442,6 +442,8 @@ def test_rows_that_img2dataset_loses_are_counted():
 
 def test_stdout_and_stderr_stay_where_they_were(tmp_path, capfd):
     cut = [picture((600, 600), form=["JPEG", "PNG"][n % 2], seed=n)[:-n] for n in range(1, 20)]
+    cut.append(picture((600, 600), form="PNG", icc_profile=bytes(200)))  # libpng would grumble
+    cut.append(picture((600, 600), form="TIFF")[:500])  # OpenCV would
     stop = threading.Event()
 
     def talk():

@@ -236,8 +236,8 @@ def test_nested_and_odd_columns_are_kept_as_they_can_be(tmp_path):
 )
 def test_columns_of_several_types_get_one_that_holds_them(tmp_path, kinds, expected):
     made = {"Boolean": True, "String": "x", "Null": None}
-    for order in (kinds, kinds[::-1]):
-        folder = tmp_path / order[0]
+    for place, order in enumerate((kinds, kinds[::-1])):
+        folder = tmp_path / str(place)
         for number, kind in enumerate(order):
             frame = pl.DataFrame(rows_of(2)).with_columns(
                 pl.Series("column", [made.get(kind, 1), None], dtype=getattr(pl, kind))
