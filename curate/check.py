@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
-from typing import Any
 
 import polars as pl
 
@@ -226,19 +227,27 @@ def _check_types(check: _Check, bound: Step, registry: Registry) -> None:
 
 def _check_names(check: _Check) -> None:
     work = check.loaded.config.work
-    if storage.is_local(work) and storage.local_path(work).is_file():
-        check.problems.append(Problem(0, "work", f"{work} is a file, not a folder"))
+    problem = storage.unwritable(work)
+    if problem:
+        check.problems.append(Problem(0, "work", problem))
 
 
 def foreign_owners() -> list[str]:
     """Other installed packages that own a top-level `filters` or `curate`, each with the remedy."""
-    owners: dict[str, Any] = dict(metadata.packages_distributions())
-    found = []
-    for package in ("filters", "curate"):
-        others = sorted({name for name in owners.get(package, []) if name.lower() != "curate"})
-        found += [
-            f"the installed package {other!r} also has a top-level `{package}`: "
-            f"`pip uninstall {other}`, or use a fresh environment"
-            for other in others
-        ]
-    return found
+    return [
+        f"the installed package {other!r} also has a top-level `{package}`: "
+        f"`pip uninstall {other}`, or use a fresh environment"
+        for package, other in _foreign(tuple(sys.path))
+    ]
+
+
+@cache
+def _foreign(path: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(our package, whose it is too); `packages_distributions` would take half a second."""
+    found = set()
+    for distribution in metadata.distributions(path=list(path)):
+        listed = distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or ""
+        for package in ("filters", "curate"):
+            if any(f"\n{package}{end}" in f"\n{listed}" for end in ("/", ".py,", "\n")):
+                found.add((package, distribution.metadata["Name"]))
+    return sorted((package, name) for package, name in found if name.lower() != "curate")

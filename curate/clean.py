@@ -6,6 +6,7 @@ from curate import storage
 from curate.compiled import is_scorer
 from curate.config import Config
 from curate.download import Download
+from curate.lease import held
 
 
 def unused(config: Config) -> list[tuple[str, int]]:
@@ -25,7 +26,27 @@ def unused(config: Config) -> list[tuple[str, int]]:
         for name in storage.names(state)
         if name.endswith(".json") and name.removesuffix(".json") not in names
     ]
-    own = {"pool", "plugins", "features", "ledger", "state", "shards", "report", "records"}
-    own |= downloads
-    found += [storage.join(config.work, n) for n in storage.folders(config.work) if n not in own]
+    found += [storage.join(config.work, name) for name in _old_downloads(config.work, downloads)]
     return [(url, storage.size(url)) for url in sorted(found)]
+
+
+def remove(config: Config) -> None:
+    """Delete what is unused, while no run works in the folder."""
+    with held(config.work, steal="refuse"):
+        for url, _ in unused(config):
+            storage.remove(url)
+
+
+def _old_downloads(work: str, downloads: set[str]) -> list[str]:
+    """Folders of pictures that a step of another name fetched: its recipe says that it did.
+
+    Nothing else in a work folder is ours to offer; it may be the user's own.
+    """
+    found = []
+    for name in storage.folders(storage.join(work, "features")):
+        recipe = storage.join(work, "features", name, "recipe.json")
+        if name in downloads or not storage.exists(recipe):
+            continue
+        if storage.read_json(recipe).get("kind") == Download.__name__:
+            found.append(name)
+    return [name for name in found if storage.exists(storage.join(work, name))]

@@ -111,7 +111,10 @@ def status(work: Work) -> None:
     """Say how far the run in a work folder is."""
     from curate.display import status_lines
 
-    for line in status_lines(work):
+    lines = status_lines(work)
+    if not lines:
+        raise CurateError(f"{work}: no run was started there")
+    for line in lines:
         echo(line)
 
 
@@ -134,19 +137,17 @@ def clean(
     delete: Annotated[bool, typer.Option("--delete", help="Really delete.")] = False,
 ) -> None:
     """List what a work folder holds that its pipeline no longer uses; `--delete` removes it."""
-    from curate.clean import unused
+    from curate.clean import remove, unused
     from curate.config import load
 
-    found = unused(load(file).config)
+    config = load(file).config
+    found = unused(config)
     for url, size in found:
         echo(f"{size / 1e6:10.1f} MB  {url}")
     if not found:
         echo("Nothing is unused.")
     elif delete:
-        from curate import storage
-
-        for url, _ in found:
-            storage.remove(url)
+        remove(config)
         echo(f"Deleted {len(found)}.")
     else:
         echo("Add --delete to remove these.")

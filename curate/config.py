@@ -195,6 +195,9 @@ def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config 
     values = dict(raw)
     _unknown_keys(values, Config, (), reading)
     values = {key: value for key, value in values.items() if key in Config.model_fields}
+    if values.get("steps") == [] or values.get("pool") == []:
+        empty = "steps" if values.get("steps") == [] else "pool"
+        reading.add((empty,), f"`{empty}` is empty")
     for key in ("name", "work", "pool", "steps"):
         if values.get(key) is None:
             reading.add((), f"`{key}` is missing")

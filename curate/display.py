@@ -117,10 +117,10 @@ def _duration(seconds: float) -> str:
 
 
 def status_lines(work: str) -> list[str]:
-    """How far the run in a work folder is, or how the last one ended."""
+    """How far the run in a work folder is, or how the last one ended; [] where none was."""
     found = records.read_progress(work)
     if not found:
-        return [f"{work}: no run was started there"]
+        return []
     holder = lease.holder(work)
     state = (
         f"process {holder['pid']} on {holder['host']} is running" if holder else "no run at work"

@@ -244,7 +244,8 @@ def download_unit(plan: Compiled, place: Place, spec: Download, threads: int, un
         part = len(_parts(plan.work, spec.name, each.number))
         frame = _requests(plan, spec, unit, each)[chosen]
         folder = storage.join(plan.work, spec.name, f"{each.number // 1000:03d}")
-        download_part(spec, frame, Target(folder, each.number, part), threads)
+        target = Target(folder, each.number, part, rows_per_shard=_most_rows(plan))
+        download_part(spec, frame, target, threads)
         frames.append(_outcome(plan, spec, each, part))
     if frames:
         whole = pl.concat(frames)
@@ -272,6 +273,11 @@ def _parts(work: str, name: str, number: int) -> list[int]:
         if file.endswith(".parquet") and (base == stem or base.startswith(f"{stem}-r")):
             found.append(int(base[len(stem) + 2 :]) if base != stem else 0)
     return sorted(found)
+
+
+def _most_rows(plan: Compiled) -> int:
+    """Rows that a shard may have: keys have room for so many."""
+    return max(10_000, *(source.rows_per_shard for source in plan.config.pool))
 
 
 def _adopt(plan: Compiled, spec: Download, store: Store, unit: Unit, each: Shard) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -27,10 +27,12 @@ class Lease:
 
     def check(self) -> None:
         """Raise WorkInUse if another run took the folder over; looks at most every CHECK_S."""
-        now = time.monotonic()
-        if now - self._checked < CHECK_S:
-            return
-        self._checked = now
+        if time.monotonic() - self._checked >= CHECK_S:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Raise WorkInUse if another run took the folder over."""
+        self._checked = time.monotonic()
         holder = _holder(self._url)
         if holder is None or holder.get("token") != self._token:
             raise WorkInUse(f"this run was pushed out by {_described(holder)}: it stops here")
@@ -57,13 +59,32 @@ def held(work: str, *, steal: Literal["refuse", "steal"]) -> Iterator[Lease]:
                 f"{work} is in use by {_described(holder)}. Wait for it, or if you know that it is "
                 "dead, take the folder over with `--steal`."
             )
-        storage.remove(url)
+        _take_away(url, holder)
     try:
         yield Lease(url, token)
     finally:
         holder = _holder(url)
         if holder is not None and holder.get("token") == token:
             storage.remove(url)
+
+
+def _take_away(url: str, dead: dict[str, Any] | None) -> None:
+    """Remove a dead holder's lease; one that somebody else has just made is put back."""
+    if not storage.is_local(url):
+        storage.remove(url)  # object stores cannot rename; the holder notices at its next check
+        return
+    path = storage.local_path(url)
+    aside = path.with_name(f".lease.{uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return  # another run took it away first
+    try:
+        if _holder(str(aside)) != dead:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+    finally:
+        aside.unlink()
 
 
 def holder(work: str) -> dict[str, Any] | None:

@@ -76,6 +76,8 @@ def write_subset(run: Run) -> None:
     runs = [_run_file(work, span.block) for span in run.spans()]
     shared = subset.merge(runs, storage.join(work, "subset.npy"))
     storage.commit_array(storage.join(work, SHARED_UIDS), shared)
+    # Of rows, not of uids: where those repeat, another row may be kept for the same subset.
+    run.selection = fingerprint([storage.sha256(url) for url in runs])
     storage.remove(storage.join(work, "state", "subset"))
 
 
@@ -89,8 +91,11 @@ def write_shards(run: Run, spec: Write) -> str | None:
     """Write the output shards; where those that are there are stale, leave them and say so."""
     plan = run.plan
     folder = storage.join(plan.work, "shards")
-    selection = storage.sha256(storage.join(plan.work, "subset.npy"))
-    recipe = {**plan.recipes[spec.name], "subset": selection, "pool": run.pool.fingerprint()}
+    recipe = {
+        **plan.recipes[spec.name],
+        "selection": run.selection,
+        "pool": run.pool.fingerprint(),
+    }
     download = plan.download()
     if download is not None:
         recipe["pictures"] = [plan.recipes[download.name], download_content(run, download.name)]

@@ -41,6 +41,7 @@ class Run:
     grow: Callable[[Runner, int], Runner]  # a runner that suits so many rows to score or fetch
     chain: str = ""
     before: str = ledger.START
+    selection: str = ""  # changes with the rows that are kept and their copies, once it is known
     states: States = field(default_factory=dict)
     counts: pl.DataFrame = field(default_factory=pl.DataFrame)
 

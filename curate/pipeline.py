@@ -11,6 +11,7 @@ import yaml
 
 from curate import decide, storage
 from curate.check import compile_pipeline
+from curate.columns import Registry
 from curate.compiled import Compiled, is_scorer
 from curate.config import AnyOf, Config, Loaded, Step
 from curate.download import Download
@@ -93,13 +94,19 @@ def _begin(loaded: Loaded, options: Options, held_by: tuple[Lease, Recorder, _St
     lease, recorder, started = held_by
     config = loaded.config
     recorder.begin("pool", 0)
-    pool = read_pool(config, config.work, started.runner)
+    accept = partial(_compiles, loaded)
+    pool = read_pool(config, config.work, started.runner, accept)
     recorder.end("pool")
     plan = compile_pipeline(loaded, columns=pool.columns or None)
     if options.failed == "retry":
         plan = replace(plan, retry_failed="retry")
     started.grow(started.runner, pool.rows if pool.rows > RAY_DECIDES_ROWS else 0)
     return Run(plan, pool, started.runner, lease, recorder, started.grow)
+
+
+def _compiles(loaded: Loaded, found: Registry) -> None:
+    """Raise where the pipeline cannot run on a pool with these columns."""
+    compile_pipeline(loaded, columns=found or None)
 
 
 class _Started:
@@ -133,7 +140,7 @@ def finished_run(plan: Compiled) -> Outcome | None:
 
 
 def _same_pool(plan: Compiled) -> bool:
-    """Whether the pool's files are those that were read; what is wrong is for `read_pool` to say."""
+    """Whether the pool's files are those that were read; `read_pool` says what is wrong."""
     records = load_table(plan.work).iter_rows(named=True)
     there = {(r["source"], r["url"]): (r["bytes"], r["version"]) for r in records}
     try:
@@ -244,6 +251,7 @@ def _run_all(run: Run) -> Outcome:
         rows(run, phase)
         if phase.barrier is not None:
             barrier(run, phase.barrier)
+    run.lease.confirm()
     write_ledger(run)
     write_subset(run)
     report = make_report(run)
@@ -258,6 +266,7 @@ def _run_all(run: Run) -> Outcome:
 def _sealed(run: Run, report: dict[str, Any]) -> Outcome:
     plan = run.plan
     code = 3 if report["totals"]["lost"] or run.pool.damaged() else 0
+    run.lease.confirm()
     manifest = {"identity": identity(plan.config, plan), "exit_code": code, "chain": run.chain}
     storage.commit_json(storage.join(plan.work, "manifest.json"), manifest)
     return Outcome(code, report)

@@ -32,10 +32,16 @@ def describe(plan: Compiled) -> Iterator[str]:
         if is_barrier(step):
             held = ", ".join(waiting) or "the pool"
             yield f"     barrier: waits until every shard is through ({held}); {_sees(step)}"
+            yield f"     holds up: {_held_up(plan, index)}"
             waiting = []
         else:
             waiting.append(step.name)
     yield from _space(plan, pool)
+
+
+def _held_up(plan: Compiled, index: int) -> str:
+    """The steps that cannot begin before a barrier is done."""
+    return ", ".join(step.name for step in plan.steps[index + 1 :]) or "the ledger and the report"
 
 
 def _pool_lines(plan: Compiled, pool: Pool) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from curate import storage
-from curate.columns import Column, Store, pool_folder, read_parquet, write_parquet
+from curate.columns import Column, Registry, Store, pool_folder, read_parquet, write_parquet
 from curate.config import Config, Source
-from curate.errors import ConfigError, InputChanged, StorageError
+from curate.errors import ConfigError, InputChanged, RecipeChanged, StorageError
 from curate.intake import read_file
 from curate.runner import Runner
-from curate.step import fingerprint
+from curate.step import differences, fingerprint
 
 _REMEDY = (
     "Put the files back as they were, or start again in another `work:` folder; "
@@ -154,13 +154,25 @@ def list_files(source: Source) -> list[storage.Entry]:
     return storage.entries(urls)
 
 
-def read_pool(config: Config, work: str, runner: Runner) -> Pool:
+Accept = Callable[[Registry], object]  # raises where a pipeline cannot run on these columns
+
+
+def read_pool(config: Config, work: str, runner: Runner, accept: Accept) -> Pool:
     """The pool of a run: what was read before, and every file that is new since then.
+
+    Args:
+        config: Its sources.
+        work: The work folder.
+        runner: Reads the files.
+        accept: Asked before anything new becomes part of the pool, for a pool never shrinks.
 
     Raises:
         InputChanged: a file read before is gone, or is not what it was.
+        RecipeChanged: a source is to be read in another way than it was.
     """
     table = load_table(work)
+    reading = _reading(config)
+    _refuse_other_reading(work, reading)
     try:
         listed = {(s.name, entry.url): entry for s in config.pool for entry in list_files(s)}
     except StorageError as error:
@@ -173,9 +185,12 @@ def read_pool(config: Config, work: str, runner: Runner) -> Pool:
     known = set(table.select("source", "url").unique().rows()) if table.height else set()
     fresh = [place for place in listed if place not in known]
     if fresh:
-        table = _append(
-            config, work, runner, table, [(name, listed[name, url]) for name, url in fresh]
-        )
+        added = [(name, listed[name, url]) for name, url in fresh]
+        table, dtypes = _append(config, work, runner, table, added)
+        accept(_as_columns(dtypes))
+        # The table is the proof: it comes last.
+        storage.commit_json(storage.join(pool_folder(work), "reading.json"), reading)
+        storage.commit_json(storage.join(pool_folder(work), "columns.json"), dtypes)
         write_parquet(_table_url(work), table)
     storage.remove(storage.join(pool_folder(work), "parts"))
     return Pool(table, pool_columns(work))
@@ -194,10 +209,38 @@ def load_table(work: str) -> pl.DataFrame:
 def pool_columns(work: str) -> dict[str, Column]:
     """{name: column} of the pool's own columns."""
     url = storage.join(pool_folder(work), "columns.json")
-    dtypes = storage.read_json(url) if storage.exists(url) else {}
-    if dtypes:
-        dtypes["uid"] = "String"  # made of its two halves when read
-    return {name: Column("pool", name, dtype) for name, dtype in dtypes.items()}
+    return _as_columns(storage.read_json(url) if storage.exists(url) else {})
+
+
+def _as_columns(dtypes: dict[str, str]) -> dict[str, Column]:
+    made = {"uid": "String"} if dtypes else {}  # of its two halves, when read
+    return {name: Column("pool", name, dtype) for name, dtype in {**dtypes, **made}.items()}
+
+
+def _reading(config: Config) -> dict[str, Any]:
+    """How the sources are read, as far as rows and their order depend on it."""
+    found: dict[str, Any] = {"rows_per_block": config.rows_per_block}
+    for source in config.pool:
+        fields: dict[str, Any] = {"columns": source.columns}
+        if source.urls is not None:
+            fields |= {"order": source.order, "rows_per_shard": source.rows_per_shard}
+        found[f"pool.{source.name}"] = fields
+    return found
+
+
+def _refuse_other_reading(work: str, reading: dict[str, Any]) -> None:
+    url = storage.join(pool_folder(work), "reading.json")
+    if not storage.exists(url):
+        return
+    before = storage.read_json(url)
+    changed = differences(before, {**before, **reading})
+    changed = [line for line in changed if line.split(":")[0] not in reading.keys() - before.keys()]
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise RecipeChanged(
+            f"the pool of {work} was read in another way:\n{listed}\n"
+            "Put it back as it was, or start again in another `work:` folder."
+        )
 
 
 def _refuse_changes(table: pl.DataFrame, listed: dict[tuple[str, str], storage.Entry]) -> None:
@@ -224,7 +267,8 @@ def _append(
     runner: Runner,
     table: pl.DataFrame,
     fresh: Sequence[tuple[str, storage.Entry]],
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The shard table with the new files, and the dtypes of all columns; blocks are written."""
     sources = {source.name: source for source in config.pool}
     parts = storage.join(pool_folder(work), "parts")
     jobs = [(number, sources[name], entry.url) for number, (name, entry) in enumerate(fresh)]
@@ -258,10 +302,9 @@ def _append(
             number += 1
     before = {name: column for name, column in pool_columns(work).items() if name != "uid"}
     dtypes = _unified([kinds for _, _, kinds in rows.values()], before)
-    storage.commit_json(storage.join(pool_folder(work), "columns.json"), dtypes)
     for _ in runner.map(partial(_write_block, work, parts, dtypes), list(pieces.items()), "pool"):
         pass
-    return pl.concat([table, pl.DataFrame(records, schema=SCHEMA, orient="row")])
+    return pl.concat([table, pl.DataFrame(records, schema=SCHEMA, orient="row")]), dtypes
 
 
 def _slices(rows: int, source: Source) -> Iterator[tuple[int, int]]:

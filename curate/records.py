@@ -67,7 +67,7 @@ class Recorder:
         progress = self._steps[step]
         progress.ended = time.time()
         if progress.rows:
-            url = storage.join(self._folder, f"{step}.json")
+            url = storage.join(self._folder, "rates", f"{step}.json")
             before = storage.read_json(url) if storage.exists(url) else {}
             keys = ("rows", "failed", "seconds")
             total = {key: before.get(key, 0) + getattr(progress, key) for key in keys}
@@ -97,7 +97,7 @@ class Recorder:
 
 def rates(work: str, step: str) -> dict[str, float] | None:
     """{rows, failed, seconds, wall_seconds} over all runs of a work folder, if it was measured."""
-    url = storage.join(work, "records", f"{step}.json")
+    url = storage.join(work, "records", "rates", f"{step}.json")
     found: dict[str, float] | None = storage.read_json(url) if storage.exists(url) else None
     return found
 

@@ -11,6 +11,8 @@ import contextlib
 import importlib.util
 import io
 import os
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 # What is looked at at all: one format more is one more decoder that strangers may talk to.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_BROKEN = (  # what Pillow's readers raise on bytes that are not what they claim to be
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
 _KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _BAND_PIXELS = 1 << 20  # transparency is laid on white in bands: floats take 8 times the bytes
@@ -142,18 +148,27 @@ def _pixel_chunks(body: bytes) -> bytes:
 
 
 def _read_header(stream: io.BytesIO) -> _Header:
-    """Format and size, without decoding a pixel."""
-    from PIL import Image, UnidentifiedImageError
+    """Format and size, without decoding a pixel.
 
-    try:
-        with Image.open(stream, formats=_FORMATS) as image:
-            return _Header(image.format or "", image.width, image.height)
-    except UnidentifiedImageError:
-        raise _Refused("not_an_image: no known picture format") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _Refused(f"too_many_pixels: {error}") from None
-    except (OSError, ValueError, EOFError, ArithmeticError, LookupError, SyntaxError) as error:
-        raise _Refused(f"not_an_image: {error}") from None  # what Pillow's readers raise
+    `Image.open` would warn of large pictures before we could refuse them.
+    """
+    from PIL import Image
+
+    Image.init()
+    prefix = stream.read(16)
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        try:
+            if factory is None or accepts is None or accepts(prefix) is not True:
+                continue
+            stream.seek(0)
+            with factory(stream, "") as image:
+                return _Header(image.format or "", image.width, image.height)
+        except Image.DecompressionBombError as error:
+            raise _Refused(f"too_many_pixels: {error}") from None
+        except _BROKEN:
+            break  # it begins like a picture, and is none
+    raise _Refused("not_an_image: no picture that is known here")
 
 
 class _EightBit:

@@ -187,6 +187,22 @@ def free_bytes(url: str) -> int | None:
     return shutil.disk_usage(path).free
 
 
+def unwritable(folder: str) -> str | None:
+    """Why nothing can be written below a folder or URL, if asking tells; else None."""
+    if is_local(folder):
+        path = local_path(folder).absolute()
+        if path.is_file():
+            return f"{folder} is a file, not a folder"
+        while not path.exists():
+            path = path.parent
+        return None if os.access(path, os.W_OK) else f"{path} cannot be written to by this user"
+    try:
+        names(folder)
+    except StorageError as error:
+        return f"{error}; are the credentials and the endpoint of this store set?"
+    return None
+
+
 @contextmanager
 def _named(url: str, verb: str) -> Iterator[None]:
     try:

@@ -28,9 +28,7 @@ QUICK = {  # a dead node is noticed in seconds, not in half a minute
 
 def main() -> int:
     """0 where nothing was lost or done twice."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": QUICK}
-    )
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": QUICK})
     second = cluster.add_node(num_cpus=2)
     runner = RayRunner(cluster.address)
     say(f"{runner.cpus} CPUs")

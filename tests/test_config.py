@@ -588,3 +588,25 @@ def test_every_user_error_has_an_exit_code_of_the_contract():
         return [kind, *(inner for sub in kind.__subclasses__() for inner in below(sub))]
 
     assert {kind.exit_code for kind in below(CurateError)} <= {2, 3, 4}
+
+
+@pytest.mark.parametrize("file", ["RECORD", "top_level.txt"])
+def test_a_package_that_brings_its_own_filters_is_named(folder, tmp_path, monkeypatch, file):
+    """Several on PyPI do; whose files Python finds is then a matter of luck."""
+    own, harmless = tmp_path / "bad_filters-1.0.dist-info", tmp_path / "good-1.0.dist-info"
+    listed = {"RECORD": "{}/__init__.py,sha256=x,1\n", "top_level.txt": "{}\n"}[file]
+    for place, name, package in (
+        (own, "bad-filters", "filters"),
+        (harmless, "good", "good/filters"),
+    ):
+        place.mkdir()
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (place / file).write_text(listed.format(package))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [(path, message) for _, path, message in problems(folder, "  - caption\n")] == [
+        (
+            None,
+            "the installed package 'bad-filters' also has a top-level `filters`: "
+            "`pip uninstall bad-filters`, or use a fresh environment",
+        )
+    ]

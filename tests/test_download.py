@@ -181,7 +181,7 @@ def test_sixteen_bit_pictures_do_not_turn_white(tmp_path):
 def test_bombs_are_refused_by_their_header_alone(tmp_path):
     answers = {
         "/bomb.png": png_header(30_000, 30_000),
-        "/over.png": png_header(10_000, 10_000),  # Pillow only warns of these
+        "/over.png": png_header(10_000, 10_000),  # Pillow would only warn of it
         "/hollow.png": png_header(9_000, 9_000),
     }
     part = download(answers, tmp_path)

@@ -33,7 +33,7 @@ CAPTION = ({"caption": {"min_characters": 1}},)
 def pool_of(folder: Path, pool: object, **fields: object) -> tuple[Pool, pl.DataFrame]:
     """The pool as a run reads it, and all its rows in order, `uid` as 32 hex digits."""
     pipeline = Pipeline(folder, pool, steps=CAPTION).where(**fields)
-    read = read_pool(load(pipeline.file()).config, str(pipeline.work), LocalRunner())
+    read = read_pool(load(pipeline.file()).config, str(pipeline.work), LocalRunner(), dict)
     names = list(read.columns)
     frames = [
         columns.read_pool(str(pipeline.work), names, Span(block, 0, int(rows)))

@@ -55,7 +55,7 @@ def test_only_a_window_of_the_items_is_taken(runner):
 
     def items():
         nonlocal taken
-        for taken in range(1, 101):  # noqa: B007 - read by the loop below
+        for taken in range(1, 101):
             yield taken
 
     ahead = []
@@ -93,9 +93,7 @@ def test_an_exception_while_work_is_opened_arrives_as_it_is(runner):
 
 
 def test_a_worker_opens_once(runner, tmp_path):
-    stage = Stage(
-        "a", work.counted_opener(str(tmp_path), work.square), Needs(workers=1)
-    )
+    stage = Stage("a", work.counted_opener(str(tmp_path), work.square), Needs(workers=1))
     assert len(list(runner.flow([stage], range(12)))) == 12
     assert work.tally(tmp_path, "opened") == 1
 

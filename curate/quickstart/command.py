@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import polars as pl
 
 from curate import ledger
 from curate.config import load
 from curate.display import summary
+from curate.errors import ConfigError
 from curate.pipeline import Options, Outcome, run
 from curate.pool import load_table
 from curate.quickstart.plant import Planted, catches, plant, write_url_list
-from curate.quickstart.serve import serve
+from curate.quickstart.serve import DEFAULT_PORT, serve
 from curate.records import Observe
 
 SEED = 0
+LAST_SYSTEM_PORT = 1023  # below lies the port on which connections are refused, on purpose
 
 
 def pipeline_file() -> Path:
@@ -35,9 +38,14 @@ def run_quickstart(folder: Path, observe: Observe) -> tuple[Outcome, list[str]]:
     planted = plant(SEED)
     folder.mkdir(parents=True, exist_ok=True)
     urls = folder / "urls.parquet"
-    with serve(planted.answers) as base_url:
-        if not _lists(urls, base_url):
+    with serve(planted.answers, _port(urls)) as base_url:
+        if not urls.exists():
             write_url_list(planted, base_url, urls)
+        elif not _lists(urls, base_url):
+            raise ConfigError(
+                f"{urls} names a server on a port that another program has taken since: stop that "
+                "program, or use another `--folder`"
+            )
         overrides = (f"pool.urls={urls}", f"work={folder / 'work'}")
         loaded = load(str(pipeline_file()), overrides)
         outcome = run(loaded, Options(), observe)
@@ -47,10 +55,17 @@ def run_quickstart(folder: Path, observe: Observe) -> tuple[Outcome, list[str]]:
     return outcome, lines
 
 
-def _lists(urls: Path, base_url: str) -> bool:
-    """Whether a list is there that names this server (another port means other uids)."""
+def _port(urls: Path) -> int:
+    """The port of the list that is there, or the usual one."""
     if not urls.exists():
-        return False
+        return DEFAULT_PORT
+    found = (urlsplit(url) for url in pl.read_parquet(urls)["url"])
+    ports = (url.port or 0 for url in found)
+    return next(port for port in ports if port > LAST_SYSTEM_PORT)
+
+
+def _lists(urls: Path, base_url: str) -> bool:
+    """Whether a list names this server (another port means other uids)."""
     return bool(pl.read_parquet(urls)["url"].str.starts_with(base_url).any())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from curate import storage
@@ -35,7 +36,19 @@ def write_report(facts: Facts, runner: Runner) -> dict[str, Any]:
         "examples": choose(facts, runner),
     }
     folder = storage.join(facts.plan.work, "report")
+    pictures = load(facts, report, runner)
+    _leave_out_parts(facts, report)
     storage.commit_json(storage.join(folder, "report.json"), report)
-    page = render(report, load(facts, report, runner))
+    page = render(report, pictures)
     storage.commit(storage.join(folder, "index.html"), page.encode())
     return report
+
+
+def _leave_out_parts(facts: Facts, report: dict[str, Any]) -> None:
+    """Name a download's tar without its part, which depends on how often a URL was asked for."""
+    if facts.plan.download() is None:
+        return
+    for gallery in report["examples"]:
+        for sample in gallery["samples"]:
+            if sample["tar"] is not None:
+                sample["tar"] = re.sub(r"-r\d+\.tar$", ".tar", sample["tar"])
