@@ -14,6 +14,7 @@ from curate import features, overrides, plugins
 from curate.download import Download
 from curate.errors import InvalidPipeline, Problem, did_you_mean
 from curate.features import Feature
+from curate.sample import FOREIGN_NAMES
 from curate.write import Write
 from curate.yaml_lines import Document, Path, dotted, parse
 from filters import Filter
@@ -48,6 +49,9 @@ class Source(BaseModel):
             raise ValueError("give one of `urls` and `shards`")
         if not self.patterns():
             raise ValueError("the list of files is empty")
+        for name in self.columns:
+            if name not in FOREIGN_NAMES:
+                raise ValueError(did_you_mean(name, list(FOREIGN_NAMES), "no column of ours is"))
         return self
 
     def patterns(self) -> tuple[str, ...]:
@@ -68,6 +72,7 @@ class AnyOf(BaseModel):
     steps: tuple[SerializeAsAny[Filter], ...] = Field(min_length=1, description="the filters")
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
 M = TypeVar("M", bound=BaseModel)
 Step: TypeAlias = Filter | Feature | Download | Write | AnyOf
 
@@ -95,8 +100,8 @@ class Run(BaseModel):
         "auto", description="auto: Ray when there is enough work to pay for its start"
     )
     address: str | None = Field(None, description="Ray cluster; absent: this machine")
-    max_removed: dict[str, float] = Field({}, description="{step: largest share it may remove}")
-    error_budget: dict[str, float] = Field(
+    max_removed: dict[str, Share] = Field({}, description="{step: largest share it may remove}")
+    error_budget: dict[str, Share] = Field(
         {}, description="{step: largest share lost by our own fault}"
     )
     steps: dict[str, Resources] = Field(
@@ -111,13 +116,13 @@ class Config(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
-    work: str
+    work: str = Field(min_length=1)
     pool: tuple[Source, ...]
     rows_per_block: int = Field(
         1_000_000, ge=1, description="rows of one block, fixed when first read"
     )
     steps: tuple[Step, ...] = Field(min_length=1)
-    probe: Annotated[float, Field(ge=0, le=1)] = 0.0
+    probe: Share = 0.0
     plugins: tuple[str, ...] = ()
     run: Run = Run()
 
@@ -221,9 +226,9 @@ def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config 
 class _Scalars(BaseModel):
     name: str = Field("x", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
-    work: str = "x"
+    work: str = Field("x", min_length=1)
     rows_per_block: int = Field(1, ge=1)
-    probe: float = Field(0.0, ge=0, le=1)
+    probe: Share = 0.0
 
 
 def _plugin_kinds(files: Any, reading: _Reading, folder: FilePath) -> dict[str, type[Any]]:

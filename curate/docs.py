@@ -1,4 +1,4 @@
-"""`filters/README.md`, made from the docstrings: `python -m curate.docs` writes it anew."""
+"""The pages of all filters and steps, made from docstrings by `python -m curate.docs`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 import filters
-from filters import Filter, GroupFilter, PoolFilter, RowFilter
+from curate import features
+from curate.download import Download
+from curate.features import Feature
+from curate.write import Write
+from filters import GroupFilter, PoolFilter, RowFilter
 
 FILE = Path(filters.__file__).parent / "README.md"
+STEPS_FILE = Path(features.__file__).parent / "README.md"
+STEPS_INTRO = """\
+# Features, download and write
+
+Steps that remove nothing by a rule of yours. This page is made from their docstrings by
+`python -m curate.docs`; a test says so when it is out of date. The columns of a feature are
+`<step name>.<field>`; each also has `error`, which says why a sample has no value. Every step takes
+a `name:` too, which is its kind unless given.
+"""
 INTRO = """\
 # Filters
 
@@ -40,6 +53,21 @@ def page() -> str:
     return "\n".join([INTRO, *table, "", *sections])
 
 
+def steps_page() -> str:
+    """What `curate/features/README.md` should hold."""
+    kinds: dict[str, type[Any]] = {name: features.find(name) for name in features.names()}
+    kinds |= {"download": Download, "write": Write}
+    sections = []
+    for name, kind in sorted(kinds.items()):
+        sections.append(_section(name, kind))
+        if issubclass(kind, Feature):
+            made = kind.model_construct(name=name)
+            rows = [f"| `{name}.{g.name}` | {g.dtype} | {_cell(g.about)} |" for g in made.gives()]
+            rows += [f"| {g.name} (array) | float16 | {_cell(g.about)} |" for g in made.arrays()]
+            sections.append("\n".join(["| gives | type | is |", "|---|---|---|", *rows, ""]))
+    return "\n".join([STEPS_INTRO, *sections])
+
+
 def _shapes(module: Any) -> str:
     """How much the classes of a filter's file see: one may pick its class by its fields."""
     own = [value for value in vars(module).values() if inspect.isclass(value)]
@@ -48,14 +76,15 @@ def _shapes(module: Any) -> str:
     return " or ".join(found)
 
 
-def _summary(kind: type[Filter]) -> str:
+def _summary(kind: type[Any]) -> str:
     first = inspect.getdoc(kind) or ""
     return " ".join(first.split("\n\n")[0].split())
 
 
-def _section(name: str, kind: type[Filter]) -> str:
+def _section(name: str, kind: type[Any]) -> str:
     lines = [f"## {name}", "", inspect.getdoc(kind) or "", ""]
-    lines += ["```yaml", f"- {name}: {kind.example}", "```", ""]
+    if hasattr(kind, "example"):
+        lines += ["```yaml", f"- {name}: {kind.example}", "```", ""]
     lines += ["| field | takes | default | is |", "|---|---|---|---|"]
     for field, info in kind.model_fields.items():
         if field == "name":
@@ -67,6 +96,9 @@ def _section(name: str, kind: type[Filter]) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(map(str, value)) + "]`"
+    value = str(value).lower() if isinstance(value, bool) else value
     return "" if value is None else f"`{value}`"
 
 
@@ -92,3 +124,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(page(), encoding="utf-8")
+    STEPS_FILE.write_text(steps_page(), encoding="utf-8")

@@ -37,25 +37,48 @@ class Download(BaseModel):
     version: ClassVar[int] = 1
 
     name: str = "download"
-    image_size: int = Field(512, ge=1)  # px
-    resize_mode: Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "no"] = (
-        "keep_ratio_largest"
+    image_size: int = Field(512, ge=1, description="pixels of the side that `resize_mode` fits")
+    resize_mode: Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "no"] = Field(
+        "keep_ratio_largest", description="what img2dataset calls so; keep_ratio fits the shorter"
     )
-    resize_only_if_bigger: bool = True
-    encode_quality: int = Field(95, ge=1, le=100)  # of JPEG, where a picture must change
-    timeout_s: float = Field(10, gt=0)  # for one answer of a host
-    seconds_per_image: float = Field(30, gt=0)  # for one attempt, redirects included
-    bytes_per_image: int = Field(50_000_000, ge=1)
-    # Read from the header. Pillow warns above the default, and opens nothing above the maximum.
-    max_image_pixels: int = Field(89_478_485, ge=1, le=178_956_970)
-    min_image_size: int = Field(0, ge=0)  # px, the shorter side
-    max_aspect_ratio: float | None = Field(None, ge=1)
-    keep_formats: tuple[Literal["jpeg", "png", "webp"], ...] = ("jpeg", "png", "webp")
-    retries: int = Field(0, ge=0, le=10)  # of failures that may pass
-    user_agent_token: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
-    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    allow_private_addresses: bool = False
-    verify_sha256: bool = False  # the column `sha256` must match; a row without one is not fetched
+    resize_only_if_bigger: bool = Field(
+        default=True, description="smaller pictures keep their size"
+    )
+    encode_quality: int = Field(
+        95, ge=1, le=100, description="of JPEG, where a picture must change"
+    )
+    timeout_s: float = Field(10, gt=0, description="seconds for one answer of a host")
+    seconds_per_image: float = Field(
+        30, gt=0, description="seconds for one attempt, redirects included"
+    )
+    bytes_per_image: int = Field(50_000_000, ge=1, description="most bytes of one file")
+    # Pillow warns above the default, and opens nothing above the maximum.
+    max_image_pixels: int = Field(
+        89_478_485, ge=1, le=178_956_970, description="most pixels, read from the header"
+    )
+    min_image_size: int = Field(0, ge=0, description="fewest pixels of the shorter side")
+    max_aspect_ratio: float | None = Field(
+        None, ge=1, description="most that the longer side may be of the shorter"
+    )
+    keep_formats: tuple[Literal["jpeg", "png", "webp"], ...] = Field(
+        ("jpeg", "png", "webp"),
+        description="formats that stay as they came; `[jpeg]` gives shards of `.jpg` alone",
+    )
+    retries: int = Field(0, ge=0, le=10, description="further attempts at failures that may pass")
+    user_agent_token: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]+$", description="names you to the hosts"
+    )
+    disallowed_header_directives: tuple[str, ...] = Field(
+        ("noai", "noimageai", "noindex", "noimageindex"),
+        description="X-Robots-Tag directives that are honoured, as `opted_out`",
+    )
+    allow_private_addresses: bool = Field(
+        default=False, description="also fetch from loopback and private networks"
+    )
+    verify_sha256: bool = Field(
+        default=False,
+        description="the column `sha256` must match; a row without one is not fetched",
+    )
 
     def recipe(self) -> dict[str, Any]:
         """What the content depends on beyond the fields."""

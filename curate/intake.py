@@ -14,7 +14,7 @@ import polars as pl
 
 from curate import chance, shard, storage
 from curate.config import Source
-from curate.errors import ConfigError, first_line
+from curate.errors import ConfigError, did_you_mean, first_line
 from curate.sample import canonical_names, make_uids, parse_uids, uid_of
 from curate.tar import DamagedTar
 
@@ -48,6 +48,7 @@ def columns_of(source: Source, url: str) -> dict[str, str]:
             names += _json_fields(url)
         return dict.fromkeys(canonical_names(names, source.columns).values(), "")
     schema = _table_schema(source, url)
+    _refuse_absent(source, url, list(schema))
     cast = {**dict.fromkeys(TEXT, "String"), **dict.fromkeys(SIZES, "Int64")}  # as `_finished` does
     return {
         ours: cast.get(ours) or str(schema[theirs])
@@ -139,10 +140,15 @@ def _read_urls(source: Source, url: str) -> Intake:
 
 
 def _renamed(frame: pl.DataFrame, source: Source, url: str) -> pl.DataFrame:
-    absent = [theirs for theirs in source.columns.values() if theirs not in frame.columns]
-    if absent:
-        raise ConfigError(f"{url} has no column {absent[0]!r}; it has: {', '.join(frame.columns)}")
+    _refuse_absent(source, url, frame.columns)
     return frame.rename(canonical_names(frame.columns, source.columns))
+
+
+def _refuse_absent(source: Source, url: str, names: Sequence[str]) -> None:
+    for theirs in source.columns.values():
+        if theirs not in names:
+            hint = did_you_mean(theirs, names, f"{url} has no column")
+            raise ConfigError(f"{hint} (the pool's `columns:` names it)")
 
 
 def _uids(frame: pl.DataFrame) -> np.ndarray:

@@ -31,7 +31,7 @@ class Write(BaseModel):
     version: ClassVar[int] = 1  # rises when the bytes written change
 
     name: str = "write"
-    samples_per_shard: int = Field(default=10_000, ge=1)
+    samples_per_shard: int = Field(10_000, ge=1, description="samples of one output shard")
 
 
 @dataclass(frozen=True)

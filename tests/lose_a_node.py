@@ -31,34 +31,42 @@ def main() -> int:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": QUICK})
     second = cluster.add_node(num_cpus=2)
     runner = RayRunner(cluster.address)
-    say(f"{runner.cpus} CPUs")
-    found = Counter()
-    for number in runner.map(partial(work.slow, 0.3), range(24), "slow"):
-        found[number] += 1
-        if len(found) == 5:
-            cluster.remove_node(second, allow_graceful=False)
-            say("lost a node")
-    if found != Counter(range(24)):
+    if map_without(cluster, second, runner) != Counter(range(24)):
         return 1
     say("map complete")
     second = cluster.add_node(num_cpus=2)
     while runner.cpus < 3:
         time.sleep(0.1)
-    line = [Stage(f"s{n}", work.opener(work.slow, 0.3)) for n in range(2)]
-    ends = Counter()
-    for stage, item, result in runner.flow(line, range(16)):
-        if isinstance(result, Lost):
-            say(f"lost {item}: {result}")
-        ends[item] += stage == 1 and not isinstance(result, Lost)
-        if sum(ends.values()) == 3 and second is not None:
-            cluster.remove_node(second, allow_graceful=False)
-            second = None
-    if ends != Counter(range(16)):
+    if flow_without(cluster, second, runner) != Counter(range(16)):
         return 2
     say("flow complete")
     runner.close()
     cluster.shutdown()
     return 0
+
+
+def map_without(cluster: Cluster, node: object, runner: RayRunner) -> Counter:
+    """How often each item was done, by a map during which a node is lost."""
+    found = Counter()
+    for number in runner.map(partial(work.slow, 0.3), range(24), "slow"):
+        found[number] += 1
+        if found.total() == 5:
+            cluster.remove_node(node, allow_graceful=False)
+    return found
+
+
+def flow_without(cluster: Cluster, node: object, runner: RayRunner) -> Counter:
+    """How often each item came to its end, by a flow of two stages during which a node is lost."""
+    line = [Stage(f"s{n}", work.opener(work.slow, 0.3)) for n in range(2)]
+    ends = Counter()
+    for stage, item, result in runner.flow(line, range(16)):
+        if isinstance(result, Lost):
+            say(f"lost {item}: {result}")
+        elif stage == 1:
+            ends[item] += 1
+            if ends.total() == 3:
+                cluster.remove_node(node, allow_graceful=False)
+    return ends
 
 
 def say(text: str) -> None:

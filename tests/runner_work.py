@@ -1,4 +1,4 @@
-"""Work that the runner's tests give to workers: here, because a worker must be able to import it."""
+"""Work that the runner's tests give to workers, which must be able to import it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The one source of randomness: the same numbers for ever, uniform, and independent of each other."""
+"""The one source of randomness: the same numbers for ever, uniform, independent of each other."""
 
 import numpy as np
 import pytest

@@ -91,11 +91,13 @@ pool:
   - {name: a, shards: y.tar}
   - {name: b, shards: x.tar, urls: y.csv}
   - {name: c, shards: []}
+  - {name: d, shards: x.tar, columns: {captoin: words}}
 run:
   engine: dask
   caption: {gpu: 1, actors: 0}
   writ: {}
   max_removed: {captio: 0.5}
+  error_budget: {caption: 7}
 steps:
   - capton: {}
   - caption: {min_word: 3, min_words: few}
@@ -123,25 +125,26 @@ steps:
         (11, "pool[2]", "two sources are named 'a'"),
         (12, "pool[3]", "give one of `urls` and `shards`"),
         (13, "pool[4]", "the list of files is empty"),
-        (15, "run.engine", "Input should be 'auto', 'local' or 'ray' (got 'dask')"),
-        (16, "run.caption.actors", "Input should be greater than or equal to 1 (got 0)"),
-        (16, "run.caption.gpu", "there is no field 'gpu'; did you mean 'gpus'?"),
-        (17, "run.writ", "neither a setting nor a step: 'writ'; did you mean 'write'?"),
-        (18, "run.max_removed.captio", "no step is called 'captio'; did you mean 'caption'?"),
-        (20, "steps[0].capton", "no step is called 'capton'; did you mean 'caption'?"),
+        (14, "pool[5]", "no column of ours is 'captoin'; did you mean 'caption'?"),
+        (16, "run.engine", "Input should be 'auto', 'local' or 'ray' (got 'dask')"),
+        (17, "run.caption.actors", "Input should be greater than or equal to 1 (got 0)"),
+        (17, "run.caption.gpu", "there is no field 'gpu'; did you mean 'gpus'?"),
+        (18, "run.writ", "neither a setting nor a step: 'writ'; did you mean 'write'?"),
+        (19, "run.max_removed.captio", "no step is called 'captio'; did you mean 'caption'?"),
+        (21, "steps[0].capton", "no step is called 'capton'; did you mean 'caption'?"),
         (
-            21,
+            22,
             "steps[1].caption.min_word",
             "there is no field 'min_word'; did you mean 'min_words'?",
         ),
         (
-            21,
+            22,
             "steps[1].caption.min_words",
             "Input should be a valid integer, unable to parse string as an integer (got 'few')",
         ),
-        (22, "steps[2].caption", "min_words 9 is above max_words 3: nothing can pass"),
+        (23, "steps[2].caption", "min_words 9 is above max_words 3: nothing can pass"),
         (
-            23,
+            24,
             "steps[3].write.samples_per_shard",
             "Input should be greater than or equal to 1 (got 0)",
         ),

@@ -13,7 +13,10 @@ from curate import features
 from curate.check import compile_pipeline
 from curate.cli import app
 from curate.config import Config, Resources, Run, Source, load
+from curate.docs import STEPS_FILE, steps_page
+from curate.download import Download
 from curate.pipeline import Options, run
+from curate.write import Write
 from tests.tiny_pool import draw, write_tar
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +111,13 @@ def test_the_filter_and_the_scorer_of_the_readme_work(tmp_path):
         with tarfile.open(file) as tar:
             written += [name for name in tar.getnames() if name.endswith(".txt")]
     assert len(written) == report["totals"]["kept"] <= len(kept)
+
+
+def test_the_page_of_steps_is_current_and_describes_every_field():
+    assert STEPS_FILE.read_text() == steps_page(), "run `python -m curate.docs`"
+    for kind in (Download, Write, *map(features.find, features.names())):
+        for name, field in kind.model_fields.items():
+            assert name == "name" or field.description, f"{kind.__name__}.{name}"
 
 
 def test_filters_are_the_files_of_the_folder():

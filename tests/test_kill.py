@@ -52,7 +52,7 @@ class Command:
         return time.monotonic() - began
 
     def kill_at(self, work: Path, seconds: float) -> float:
-        """Run it, and kill all of it after so many seconds; a little earlier if it was over then."""
+        """Run it, and kill all of it after so many seconds: earlier if it was over then."""
         process = self.start(work)
         time.sleep(seconds)
         if process.poll() is not None:

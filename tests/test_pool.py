@@ -128,9 +128,12 @@ def test_columns_can_be_named(tmp_path):
 
 def test_a_column_named_in_vain_is_an_error(tmp_path):
     file = write_list(tmp_path / "urls.parquet", rows_of(1))
-    source = {"urls": str(file), "columns": {"url": "link"}}
-    with pytest.raises(ConfigError, match=r"urls.parquet has no column 'link'; it has: url, capt"):
+    source = {"urls": str(file), "columns": {"url": "ur1"}}
+    expected = r"urls.parquet has no column 'ur1'; did you mean 'url'\? \(the pool's `columns:`"
+    with pytest.raises(ConfigError, match=expected):
         pool_of(tmp_path, source)
+    with pytest.raises(InvalidPipeline, match=expected):
+        Pipeline(tmp_path, source, CAPTION).run()
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])

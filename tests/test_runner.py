@@ -55,7 +55,7 @@ def test_only_a_window_of_the_items_is_taken(runner):
 
     def items():
         nonlocal taken
-        for taken in range(1, 101):
+        for taken in range(1, 101):  # noqa: UP028 - the test reads how far it is
             yield taken
 
     ahead = []

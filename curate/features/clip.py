@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field as Setting
 from pydantic import PositiveInt
 
 from curate.features import Array, Feature, Field, _open_clip
@@ -30,10 +31,14 @@ class Clip(Feature):
     gpu: ClassVar[bool] = True
 
     name: str = "clip"
-    model: str
-    weights: str | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch: PositiveInt = 256  # samples in one forward pass on a GPU; a short batch is padded
+    model: str = Setting(description="an open_clip model, `local-dir:FOLDER`, or `quickstart`")
+    weights: str | None = Setting(
+        None, description="a published tag, or the path of a .pt or .safetensors file"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Setting("fp32", description="of the forward pass")
+    batch: PositiveInt = Setting(
+        256, description="samples of a forward pass on a GPU; a short one is padded"
+    )
 
     def needs(self) -> tuple[str, ...]:
         return ("caption",)

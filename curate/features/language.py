@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
+from pydantic import Field as Setting
 
 from curate.errors import ConfigError
 from curate.features import Columns, Feature, Field, Picture
@@ -23,7 +24,9 @@ class Language(Feature):
     version: ClassVar[int] = 1
 
     name: str = "language"
-    model: str = PACKAGED  # or the path of another fastText model, such as lid.176.bin
+    model: str = Setting(
+        PACKAGED, description="the packaged file, or the path of another such as lid.176.bin"
+    )
 
     def needs(self) -> tuple[str, ...]:
         return ("caption",)
