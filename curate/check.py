@@ -20,12 +20,13 @@ from curate.compiled import (
     needs_of,
     pool_children,
 )
-from curate.config import LIMIT, AnyOf, Loaded, Source, Step
+from curate.config import LIMIT, Loaded
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem, first_line
 from curate.features import Feature
 from curate.pool import list_files
 from curate.sample import INTERNAL
+from curate.schema import AnyOf, Source, Step
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured

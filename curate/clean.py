@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from curate import storage
 from curate.compiled import is_scorer
-from curate.config import Config
 from curate.download import Download
 from curate.lease import held
+from curate.schema import Config
 
 
 def unused(config: Config) -> list[tuple[str, int]]:

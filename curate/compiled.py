@@ -9,9 +9,10 @@ from typing import Any
 
 from curate import plugins
 from curate.columns import Column, Registry
-from curate.config import LIMIT, AnyOf, Config, Step
+from curate.config import LIMIT
 from curate.download import Download
 from curate.features import Feature
+from curate.schema import AnyOf, Config, Step
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter
 from filters.random_sample import RandomSample

@@ -5,126 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 import filters
 from curate import features, overrides, plugins
 from curate.download import Download
 from curate.errors import InvalidPipeline, Problem, did_you_mean
-from curate.features import Feature
-from curate.sample import FOREIGN_NAMES
+from curate.schema import AnyOf, Config, Resources, Run, Share, Source
 from curate.write import Write
 from curate.yaml_lines import Document, Path, dotted, parse
 from filters import Filter
 from filters.random_sample import RandomSample
 
-
-class Source(BaseModel):
-    """Where samples come from: URL lists or WebDataset shards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field("pool", pattern=r"^[A-Za-z0-9_-]+$", description="names the source")
-    urls: str | tuple[str, ...] | None = Field(
-        None,
-        description="parquet, csv, tsv or jsonl files of URLs and captions: paths, globs, braces",
-    )
-    shards: str | tuple[str, ...] | None = Field(
-        None, description="WebDataset tars, img2dataset's output too: paths, globs, braces"
-    )
-    columns: dict[str, str] = Field({}, description="{our name: their name} where detection fails")
-    rows_per_shard: int = Field(
-        10_000, ge=1, le=100_000, description="rows of one shard of a URL list"
-    )
-    order: Literal["shuffled", "as_listed"] = Field(
-        "shuffled",
-        description="rows of a URL file: shuffled by uid hash, so that no host is hammered",
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Source:
-        if (self.urls is None) == (self.shards is None):
-            raise ValueError("give one of `urls` and `shards`")
-        if not self.patterns():
-            raise ValueError("the list of files is empty")
-        for name in self.columns:
-            if name not in FOREIGN_NAMES:
-                raise ValueError(did_you_mean(name, list(FOREIGN_NAMES), "no column of ours is"))
-        return self
-
-    def patterns(self) -> tuple[str, ...]:
-        """The paths as written."""
-        given = self.urls if self.urls is not None else self.shards
-        return (given,) if isinstance(given, str) else tuple(given or ())
-
-
-class AnyOf(BaseModel):
-    """Gives several row or pool filters the same input and keeps what any of them keeps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    version: ClassVar[int] = 1
-
-    name: str = "any_of"
-    copies: Literal["max", "sum"] = Field("max", description="copies of what several filters keep")
-    steps: tuple[SerializeAsAny[Filter], ...] = Field(min_length=1, description="the filters")
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 M = TypeVar("M", bound=BaseModel)
-Step: TypeAlias = Filter | Feature | Download | Write | AnyOf
-
-
-class Resources(BaseModel):
-    """What one step may use; never part of a fingerprint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    actors: int | None = Field(
-        None, ge=1, description="workers of this step; absent: one per CPU or GPU"
-    )
-    gpus: float | None = Field(None, ge=0, description="GPUs of one worker")
-    cpus: float | None = Field(None, gt=0, description="CPUs that one worker reserves")
-    threads: int | None = Field(None, ge=1, description="threads of one worker")
-    memory_gb: float | None = Field(None, gt=0, description="memory that one worker reserves")
-
-
-class Run(BaseModel):
-    """How to run, not what: addresses, workers, budgets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    engine: Literal["auto", "local", "ray"] = Field(
-        "auto", description="auto: Ray when there is enough work to pay for its start"
-    )
-    address: str | None = Field(None, description="Ray cluster; absent: this machine")
-    max_removed: dict[str, Share] = Field({}, description="{step: largest share it may remove}")
-    error_budget: dict[str, Share] = Field(
-        {}, description="{step: largest share lost by our own fault}"
-    )
-    steps: dict[str, Resources] = Field(
-        {}, description="written as `<step name>: {...}` beside the others"
-    )
-
-
-class Config(BaseModel):
-    """A pipeline file, as written but for the steps, which are objects."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    seed: int = 0
-    work: str = Field(min_length=1)
-    pool: tuple[Source, ...]
-    rows_per_block: int = Field(
-        1_000_000, ge=1, description="rows of one block, fixed when first read"
-    )
-    steps: tuple[Step, ...] = Field(min_length=1)
-    probe: Share = 0.0
-    plugins: tuple[str, ...] = ()
-    run: Run = Run()
 
 
 @dataclass

@@ -12,11 +12,11 @@ import polars as pl
 from curate import chance, columns, ledger, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
-from curate.config import AnyOf, Step
 from curate.download import Download
 from curate.errors import ConfigError, first_line
 from curate.features import Feature
 from curate.sample import format_uids
+from curate.schema import AnyOf, Step
 from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
 from filters import (
     UNSCORED,

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from curate import chance, shard, storage
-from curate.config import Source
 from curate.errors import ConfigError, did_you_mean, first_line
 from curate.sample import canonical_names, make_uids, parse_uids, uid_of
+from curate.schema import Source
 from curate.tar import DamagedTar
 
 URL_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")

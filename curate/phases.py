@@ -14,7 +14,6 @@ import polars as pl
 from curate import columns, decide, ledger, storage
 from curate.columns import Span, store
 from curate.compiled import Compiled, Phase, columns_given, is_scorer, pool_children
-from curate.config import Resources, Step
 from curate.decide import States
 from curate.download import Download
 from curate.errors import BudgetExceeded
@@ -24,6 +23,7 @@ from curate.lease import Lease
 from curate.pool import Pool, Unit
 from curate.records import Recorder
 from curate.runner import Lost, Needs, Runner, Stage, fold
+from curate.schema import Resources, Step
 from curate.shuffle import MEMBER, Exchange, partitions
 from curate.step import fingerprint
 from filters import Counts, GroupFilter, PoolFilter

@@ -13,7 +13,7 @@ from curate import decide, storage
 from curate.check import compile_pipeline
 from curate.columns import Registry
 from curate.compiled import Compiled, is_scorer
-from curate.config import AnyOf, Config, Loaded, Step
+from curate.config import Loaded
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature
@@ -23,6 +23,7 @@ from curate.phases import Run, barrier, flow, rows
 from curate.pool import list_files, load_table, pool_columns, read_pool
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
+from curate.schema import AnyOf, Config, Step
 from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from curate import columns, storage
 from curate.compiled import Compiled, is_barrier, is_scorer
-from curate.config import AnyOf, Step
 from curate.download import Download
 from curate.features import Feature
 from curate.pipeline import full_recipe
 from curate.pool import Pool, list_files, load_table, pool_columns
 from curate.records import rates
 from curate.runner import LocalRunner
+from curate.schema import AnyOf, Step
 from curate.step import differences
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter

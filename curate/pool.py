@@ -13,10 +13,10 @@ import polars as pl
 
 from curate import storage
 from curate.columns import Column, Registry, Store, pool_folder, read_parquet, write_parquet
-from curate.config import Config, Source
 from curate.errors import ConfigError, InputChanged, RecipeChanged, StorageError
 from curate.intake import read_file
 from curate.runner import Runner
+from curate.schema import Config, Source
 from curate.step import differences, fingerprint
 
 _REMEDY = (

@@ -36,7 +36,8 @@ def recipe_of(step: Any, plugin_sources: Mapping[str, str]) -> Recipe:
 
     Never its name's position, `run:`, a path of the work folder or a time.
     """
-    fields = step.model_dump(mode="json")
+    patience = getattr(step, "patience", ())  # how long to wait for others, not what to ask them
+    fields = {k: v for k, v in step.model_dump(mode="json").items() if k not in patience}
     recipe: Recipe = {"kind": type(step).__name__, "version": step.version, **fields}
     if "steps" in fields:
         recipe["steps"] = [recipe_of(child, plugin_sources) for child in step.steps]

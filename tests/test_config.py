@@ -96,8 +96,7 @@ run:
   engine: dask
   caption: {gpu: 1, actors: 0}
   writ: {}
-  max_removed: {captio: 0.5}
-  error_budget: {caption: 7}
+  max_removed: {captio: 0.5, caption: 7}
 steps:
   - capton: {}
   - caption: {min_word: 3, min_words: few}
@@ -131,6 +130,7 @@ steps:
         (17, "run.caption.gpu", "there is no field 'gpu'; did you mean 'gpus'?"),
         (18, "run.writ", "neither a setting nor a step: 'writ'; did you mean 'write'?"),
         (19, "run.max_removed.captio", "no step is called 'captio'; did you mean 'caption'?"),
+        (19, "run.max_removed.caption", "Input should be less than or equal to 1 (got 7)"),
         (21, "steps[0].capton", "no step is called 'capton'; did you mean 'caption'?"),
         (
             22,

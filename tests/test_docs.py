@@ -12,10 +12,11 @@ import filters
 from curate import features
 from curate.check import compile_pipeline
 from curate.cli import app
-from curate.config import Config, Resources, Run, Source, load
+from curate.config import load
 from curate.docs import STEPS_FILE, steps_page
 from curate.download import Download
 from curate.pipeline import Options, run
+from curate.schema import Config, Resources, Run, Source
 from curate.write import Write
 from tests.tiny_pool import draw, write_tar
 

@@ -310,7 +310,7 @@ class Scorer:
 '''
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def greedy(request, tmp_path):
     """Every unit (one shard of 30 rows) with the caption "bad" is lost, and no other."""
     if request.param == "ray":
@@ -365,8 +365,8 @@ SLOW = GREEDY.replace(
 def slow(tmp_path):
     """A run of some ten seconds, in many units."""
     (tmp_path / "greedy.py").write_text(SLOW)
-    pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 20))
-    fields = {"plugins": ["./greedy.py"], "rows_per_block": 9, "run": {"engine": "local"}}
+    pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 12))
+    fields = {"plugins": ["./greedy.py"], "rows_per_block": 15, "run": {"engine": "local"}}
     steps = ({"greedy": {"bad": "never"}}, {"random_sample": {"fraction": 0.5}})
     return Pipeline(tmp_path, pool, steps).where(**fields)
 
@@ -398,7 +398,7 @@ def test_one_run_at_a_time_and_a_dead_one_is_followed(slow):
         status = command(slow, "status", str(slow.work))
         assert f"process {process.pid}" in status.stdout
         assert "greedy: " in status.stdout
-        assert " of 20 tasks" in status.stdout
+        assert " of 12 tasks" in status.stdout
     finally:
         process.kill()
         process.communicate()

@@ -133,6 +133,15 @@ def test_loopback_is_refused_unless_the_recipe_allows_it(tmp_path):
     assert set(fates(tmp_path / "work").values()) == {"refused_address"}
 
 
+def test_the_second_time_may_be_more_patient(tmp_path):
+    with picture_server({"/a.jpg": Answer(jpeg(0), failures=2)}) as server:
+        file = pipeline(tmp_path, [server.url("/a.jpg")])
+        assert go(file).report["totals"]["kept"] == 0
+        file.write_text(file.read_text().replace("timeout_s: 2", "timeout_s: 5\n    retries: 2"))
+        go(file, failed="retry", recompute=("write",))
+    assert fates(tmp_path / "work") == {server.url("/a.jpg"): None}
+
+
 def test_widening_a_filter_downloads_only_what_is_new(tmp_path):
     bodies = {f"/{n}.jpg": jpeg(n) for n in range(6)}
     with picture_server(bodies) as server:

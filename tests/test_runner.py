@@ -210,4 +210,5 @@ def test_a_run_survives_the_loss_of_a_node():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-2:] == ["map complete", "flow complete"]
+    # Ray writes there as well.
+    assert {"map complete", "flow complete"} <= set(done.stdout.splitlines())

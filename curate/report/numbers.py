@@ -12,11 +12,11 @@ import polars as pl
 from curate import columns, ledger, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
-from curate.config import AnyOf, Step
 from curate.download import Download
 from curate.features import Feature
 from curate.report.facts import Facts, Look, kind, looks, plain, public, stops
 from curate.runner import Runner, fold
+from curate.schema import AnyOf, Step
 from curate.step import fingerprint
 
 UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB
