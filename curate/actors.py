@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from curate.errors import ConfigError
+
 Opener = Callable[[], Callable[[Any], Any]]  # called once per worker; gives the work on one item
 
 TRIES = {"worker_died": 4, "out_of_memory": 2}  # of an item; machines may be lost more than once
@@ -53,6 +55,17 @@ class Machines:
     cpus: int
     gpus: int
     memory_gb: float  # of the largest node
+
+    def refuse_impossible(self, stage: Stage) -> None:
+        """Raise ConfigError where a worker would wait for ever for its place."""
+        needs = stage.needs
+        asked = {"cpus": needs.cpus, "gpus": needs.gpus, "memory_gb": needs.memory_gb}
+        for name, amount in asked.items():
+            if amount is not None and amount > getattr(self, name):
+                raise ConfigError(
+                    f"{stage.name}: a worker asks for {name}: {amount:g}, and this machine has "
+                    f"{getattr(self, name):.3g}; change `run.{stage.name.split('+')[0]}.{name}`"
+                )
 
 
 @dataclass(frozen=True)

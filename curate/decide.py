@@ -185,12 +185,20 @@ def send_members(plan: Compiled, before: str, index: int, exchange: Exchange, sp
 
 
 def _hashed(key: pl.DataFrame, *, seed: int) -> np.ndarray:
-    """[N] uint64: equal rows have equal hashes; two seeds make 128 bits."""
+    """[N] uint64: equal rows have equal hashes, on any machine; two seeds make 128 bits.
+
+    SipHash by pandas: polars' own hash differs between kinds of processor.
+    """
+    from pandas.util import hash_array  # 0.4 s to import, and only group filters need it
+
     total = np.zeros(key.height, dtype=np.uint64)
     for column in key:
-        value = column.hash(seed).to_numpy()
-        mixed = np.empty(len(value), dtype=[("f0", "<u8"), ("f1", "<u8")])
-        mixed["f0"], mixed["f1"] = total, value
+        if column.dtype.is_float():
+            column = column.set(column == 0, 0.0)  # -0.0 is no other number
+        texts = column.cast(pl.String).fill_null("").to_numpy().astype(object)
+        mixed = np.empty(key.height, dtype=[("f0", "<u8"), ("f1", "<u8")])
+        mixed["f0"] = total
+        mixed["f1"] = hash_array(texts, hash_key=f"curate group {seed:03d}", categorize=False)
         total = chance.bits(seed, "group", mixed)
     return total
 

@@ -244,7 +244,9 @@ def download_content(run: Run, name: str) -> str:
     digest = hashlib.sha256()
     for block in range(run.pool.blocks):
         found = columns.store(run.plan.work, name).read(block, ["status", "error", "sha256"])
-        digest.update(found.hash_rows(0).to_numpy().tobytes())
+        texts = [pl.col(field).cast(pl.String).fill_null("") for field in found.columns]
+        lines = found.select(pl.concat_str(texts, separator=" ")).to_series()
+        digest.update("\n".join([*lines.to_list(), ""]).encode())
     return digest.hexdigest()
 
 

@@ -99,6 +99,7 @@ class RayRunner:
         import ray
 
         self._ray: Any = ray
+        self._grows = address is not None  # a cluster may get more machines when they are asked for
         self._owns = not ray.is_initialized()
         if self._owns:
             options: dict[str, Any] = {"log_to_driver": False, "address": address}
@@ -154,7 +155,11 @@ class RayRunner:
         self, stages: Sequence[Stage], items: Iterable[Item]
     ) -> Iterator[tuple[int, Item, Any]]:
         """Every stage has its own workers; a bounded queue stands between two stages."""
-        pools = [Pool(self._ray, self._get, stage, self._machines()) for stage in stages]
+        there = self._machines()
+        if not self._grows:
+            for stage in stages:
+                there.refuse_impossible(stage)
+        pools = [Pool(self._ray, self._get, stage, there) for stage in stages]
         share_cpus(pools, self.cpus)
         source = iter(items)
         more = True

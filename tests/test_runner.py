@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import runner_work as work
 
+from curate.errors import ConfigError
 from curate.runner import LocalRunner, Lost, Needs, RayRunner, Stage, fold
 
 
@@ -158,6 +159,14 @@ def test_memory_of_which_nobody_has_twice_as_much_is_no_endless_wait(runner, tmp
 
 def _half_of_this_machine_gb():
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("needs", [Needs(gpus=99), Needs(cpus=99), Needs(memory_gb=10**6)])
+def test_what_no_machine_has_is_an_error_and_no_endless_wait(ray_runner, needs):
+    stage = Stage("clip+other", work.opener(work.square), needs)
+    with pytest.raises(ConfigError, match=r"clip\+other: a worker asks for .*`run\.clip\."):
+        list(ray_runner.flow([stage], range(3)))
 
 
 @pytest.mark.ray
