@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from curate import columns, ledger, storage
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.flow import part_stem
+from curate.pool import load_table, table_version
 from curate.sample import UID
 from curate.write import Kept
 
@@ -23,16 +25,11 @@ class LedgerCatalogue:
 
     plan: Compiled
     after: str  # the last verdict
-    table: pl.DataFrame  # the pool's shards
-
-    @property
-    def shards(self) -> int:
-        """Number of input shards."""
-        return self.table.height
+    shards: int  # of the pool
 
     def kept(self, shard: int) -> Kept:
         """The kept rows of one input shard, in row order."""
-        place = self.table.row(shard, named=True)
+        place = _shard_table(*table_version(self.plan.work)).row(shard, named=True)
         span = Span(place["block"], place["offset"], place["offset"] + place["rows"])
         if not len(span):
             return _nothing(place["url"])
@@ -67,6 +64,13 @@ class LedgerCatalogue:
             there = shared["address"][found] == addresses
             first[there] = shared["first"][found[there]]
         return first
+
+
+@lru_cache(maxsize=1)
+def _shard_table(work: str, version: str) -> pl.DataFrame:
+    """The pool's shards, read once by a worker: at a million of them too much for every task."""
+    del version  # another version is another table
+    return load_table(work)
 
 
 def _nothing(url: str) -> Kept:

@@ -106,7 +106,8 @@ def write_shards(run: Run, spec: Write) -> str | None:
             f"date. Run with `--recompute {spec.name}` to write it anew."
         )
     storage.commit_json(claim, recipe)
-    catalogue = LedgerCatalogue(plan, run.before, run.pool.table)
+    storage.sweep(folder)
+    catalogue = LedgerCatalogue(plan, run.before, run.pool.table.height)
     mapper = partial(_mapped, run.runner, spec.name)
     writing = plan_write(spec, catalogue, fingerprint(recipe), mapper)
     cuts = (writing.cut(number) for number in range(writing.shards))

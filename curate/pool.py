@@ -206,6 +206,11 @@ def load_table(work: str) -> pl.DataFrame:
     return read_parquet(url) if storage.exists(url) else pl.DataFrame(schema=SCHEMA)
 
 
+def table_version(work: str) -> tuple[str, str]:
+    """(work folder, version of its shard table): what a worker may remember a table by."""
+    return work, storage.entry(_table_url(work)).version
+
+
 def pool_columns(work: str) -> dict[str, Column]:
     """{name: column} of the pool's own columns."""
     url = storage.join(pool_folder(work), "columns.json")

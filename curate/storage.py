@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -262,6 +263,9 @@ def read_json(url: str) -> Any:
     return json.loads(read(url))
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # as `committing` names a file under way
+
+
 @contextmanager
 def committing(url: str) -> Iterator[IO[bytes]]:
     """A handle to write to; the file appears whole when the block ends, or not at all.
@@ -346,6 +350,15 @@ def _committing_object(url: str) -> Iterator[IO[bytes]]:
         finally:
             if not done:
                 handle.discard()
+
+
+def sweep(folder: str) -> None:
+    """Remove what killed writers left directly in a local folder; nobody may be writing there."""
+    if not is_local(folder) or not local_path(folder).is_dir():
+        return  # an object store keeps no half of an object where it could be seen
+    for path in local_path(folder).iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def commit(url: str, data: bytes | memoryview) -> None:

@@ -257,6 +257,18 @@ def test_another_choice_among_rows_of_one_uid_is_another_selection(tmp_path):
         pipeline.run("steps.exact_duplicates.keep={lowest: score}")
 
 
+def test_half_a_shard_of_a_killed_run_does_not_stay_beside_the_whole_ones(copy, done):
+    half = copy.work / "shards" / f".00000001.tar.{'0a' * 16}"
+    half.write_bytes(b"half")
+    own = copy.work / "shards" / ".gitignore"
+    own.write_text("*.tar")
+    (copy.work / "manifest.json").unlink()
+    copy.run()
+    assert not half.exists()
+    assert own.exists()
+    assert digests(copy.work) == digests(done.work)
+
+
 # --- unscored
 
 
