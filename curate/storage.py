@@ -384,11 +384,21 @@ def commit_array(url: str, array: np.ndarray) -> None:
         np.save(handle, array, allow_pickle=False)
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """A local array, mapped. Nothing is unpickled."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+    except SystemError:
+        # CPython gh-106905: parsing the header fails now and then where a finaliser parses
+        # something at that very moment ("AST constructor recursion depth mismatch").
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+
+
 def read_array(url: str) -> np.ndarray:
     """One `.npy` array; a local one is mapped, not read. Nothing is unpickled."""
     if is_local(url):
         with _named(url, "read"):
-            return np.load(local_path(url), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+            return _mapped(local_path(url))
     return np.load(io.BytesIO(read(url)), allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
 
 
