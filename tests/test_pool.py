@@ -471,17 +471,17 @@ def test_a_whole_run_on_an_object_store(tmp_path):
         for tar in folder.glob("*.tar"):
             storage.commit(f"{bucket}/in/{tar.name}", tar.read_bytes())
         there = Pipeline(tmp_path / "s3", {"shards": f"{bucket}/in/*.tar"}, steps)
-        assert there.run(f"work={bucket}/work").exit_code == 0
-        subset = storage.read(f"{bucket}/work/subset.npy")
+        assert there.run(f"work={bucket}/run").exit_code == 0
+        subset = storage.read(f"{bucket}/run/subset.npy")
         shards = {
-            name: storage.read(f"{bucket}/work/shards/{name}")
-            for name in storage.names(f"{bucket}/work/shards")
+            name: storage.read(f"{bucket}/run/shards/{name}")
+            for name in storage.names(f"{bucket}/run/shards")
             if name.endswith(".tar")
         }
-        again = there.run(f"work={bucket}/work")
+        again = there.run(f"work={bucket}/run")
         storage.commit(f"{bucket}/in/00001.tar", (folder / "00002.tar").read_bytes())
         with pytest.raises(InputChanged, match=r"in/00001.tar"):
-            there.run(f"work={bucket}/work")
+            there.run(f"work={bucket}/run")
     assert subset == (here.work / "subset.npy").read_bytes()
     assert shards == {tar.name: tar.read_bytes() for tar in (here.work / "shards").glob("*.tar")}
     assert again.reused == "everything"
