@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
 from curate import columns, ledger, storage
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.flow import part_stem
-from curate.pool import load_table, table_version
 from curate.sample import UID
+from curate.shard_table import shards, table_version
 from curate.write import Kept
 
 SHARED_UIDS = "state/shared_uids.npy"  # kept rows whose uid another kept row has too
@@ -29,7 +27,7 @@ class LedgerCatalogue:
 
     def kept(self, shard: int) -> Kept:
         """The kept rows of one input shard, in row order."""
-        place = _shard_table(*table_version(self.plan.work)).row(shard, named=True)
+        place = shards(*table_version(self.plan.work)).row(shard, named=True)
         span = Span(place["block"], place["offset"], place["offset"] + place["rows"])
         if not len(span):
             return _nothing(place["url"])
@@ -64,13 +62,6 @@ class LedgerCatalogue:
             there = shared["address"][found] == addresses
             first[there] = shared["first"][found[there]]
         return first
-
-
-@lru_cache(maxsize=1)
-def _shard_table(work: str, version: str) -> pl.DataFrame:
-    """The pool's shards, read once by a worker: at a million of them too much for every task."""
-    del version  # another version is another table
-    return load_table(work)
 
 
 def _nothing(url: str) -> Kept:

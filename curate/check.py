@@ -23,8 +23,8 @@ from curate.compiled import (
 from curate.config import LIMIT, Loaded
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem, first_line
-from curate.features import Feature
-from curate.pool import list_files
+from curate.features import Feature, FittedFeature
+from curate.pool_files import list_files
 from curate.sample import INTERNAL
 from curate.schema import AnyOf, Source, Step
 from curate.step import recipe_of
@@ -95,7 +95,7 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
 
 
 def _has_pictures(sources: Sequence[Source]) -> bool:
-    return all(source.shards is not None for source in sources)
+    return all(source.has_pictures for source in sources)
 
 
 def _check_place(check: _Check, step: Step, before: Sequence[Step]) -> None:
@@ -115,8 +115,9 @@ def _check_place(check: _Check, step: Step, before: Sequence[Step]) -> None:
 def _check_download(check: _Check, step: Download, before: Sequence[str]) -> None:
     if before:
         check.add(step.name, f"the pictures were downloaded by {before[0]!r} already")
-    if any(source.shards is not None for source in check.loaded.config.pool):
-        check.add(step.name, "the pool has pictures: a download takes a pool of `urls:` only")
+    if any(source.has_pictures for source in check.loaded.config.pool):
+        message = "the pool has pictures: a download takes a pool of `urls:` or `metadata:` alone"
+        check.add(step.name, message)
 
 
 def _check_filter(check: _Check, step: Step, before: Sequence[Step]) -> None:
@@ -194,16 +195,20 @@ def _check_whole_pool(check: _Check, bound: Step, registry: Registry) -> None:
     """A threshold over the pool needs its column for all of it, not for survivors only."""
     config = check.loaded.config
     order = [step.name for step in config.steps]
-    for child in pool_children(bound):
-        for name in child.needs() if child.over_pool() and config.probe < 1 else ():
+    whole: list[Filter | Feature] = [child for child in pool_children(bound) if child.over_pool()]
+    remedy = "of: pool_count"
+    if isinstance(bound, FittedFeature) and bound.fit_on == "pool":
+        whole, remedy = [bound], "fit_on: survivors"
+    for child in whole if config.probe < 1 else ():
+        for name in child.needs():
             maker = registry[name].store if name in registry else "pool"
             before = config.steps[: order.index(maker)] if maker in order else ()
             filtering = [step.name for step in before if is_filter(step)]
             if filtering:
                 check.add(
                     bound.name,
-                    f"`of: pool_threshold` needs {name} for the whole pool, but {filtering[0]!r} "
-                    f"stands before {maker!r}: move {maker!r} up, or write `of: pool_count`",
+                    f"it needs {name} for the whole pool, but {filtering[0]!r} stands before "
+                    f"{maker!r}: move {maker!r} up, or write `{remedy}`",
                 )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from curate import storage
+from curate import metadata, shard_table, storage
+from curate.metadata import ARRAY
+from curate.parquet import read_parquet, scan_parquet, write_parquet
 from curate.sample import format_uids, make_uids
+from curate.shard_table import pool_folder
 from filters import structured
 
 ROW = "row"  # row of the block, uint32; the key of every scalar file
@@ -27,35 +29,6 @@ class Column:
 
 
 Registry = Mapping[str, Column]  # {full name: where}
-
-
-def write_parquet(url: str, frame: pl.DataFrame) -> None:
-    """Commit a frame: the same frame gives the same bytes."""
-    # Not straight to the file: polars would turn a full disk into an error of its own.
-    buffer = io.BytesIO()
-    frame.write_parquet(
-        buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072
-    )
-    storage.commit(url, buffer.getbuffer())
-
-
-def scan_parquet(url: str) -> pl.LazyFrame:
-    """A local parquet file of which some will be read; StorageError where there is none."""
-    path = storage.local_path(url)
-    if not path.exists():
-        storage.entry(url)  # raises the error that names it
-    return pl.scan_parquet(path, glob=False)
-
-
-def read_parquet(url: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """A frame, or some columns of it; StorageError where the file cannot be read."""
-    if storage.is_local(url):
-        path = storage.local_path(url)
-        if not path.exists():
-            storage.entry(url)  # raises the error that names it
-        return pl.read_parquet(path, columns=columns, glob=False)
-    with storage.opened(url) as handle:
-        return pl.read_parquet(handle, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -134,6 +107,17 @@ class Store:
         for name, array in arrays.items():
             storage.commit_array(f"{stem}.{name}.npy", array.astype(np.float16))
 
+    def read_arrays(self, shard: int, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """([K] rows of the shard, [K, D] float16) of each part of a shard's array."""
+        folder = storage.join(self.folder, f"{shard // 1000:03d}")
+        ending = ".rows.npy"
+        for file in storage.names(folder):
+            if file.startswith(f"{shard:05d}-") and file.endswith(ending):
+                stem = storage.join(folder, file.removesuffix(ending))
+                array = f"{stem}.{name}.npy"
+                if storage.exists(array):  # else its writer was killed in between
+                    yield storage.read_array(stem + ending), storage.read_array(array)
+
 
 def _merged(frames: list[pl.DataFrame]) -> pl.DataFrame:
     merged = pl.concat(frames, how="vertical_relaxed")
@@ -153,11 +137,6 @@ class Span:
         return self.stop - self.start
 
 
-def pool_folder(work: str) -> str:
-    """Where the pool's own columns live."""
-    return storage.join(work, "pool")
-
-
 def store(work: str, name: str) -> Store:
     """The columns of a step."""
     return Store(pool_folder(work) if name == "pool" else storage.join(work, "features", name))
@@ -166,17 +145,45 @@ def store(work: str, name: str) -> Store:
 def load(work: str, registry: Registry, names: Iterable[str], span: Span) -> pl.DataFrame:
     """[len(span)] rows of the named columns, null where a sample has no value; NaN is null.
 
-    A feature's columns become fields of one struct column, so that `clip.similarity` is SQL.
+    A feature's columns become fields of one struct column, so that `clip.similarity` is SQL. Arrays
+    are columns of dtype `pl.Array(pl.Float16 or pl.Float32, D)`.
     """
     by_store: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        by_store.setdefault(registry[name].store, []).append(name)
     series: dict[str, pl.Series] = {}
+    for name in dict.fromkeys(names):
+        column = registry[name]
+        if column.dtype == ARRAY:
+            series[name] = pl.Series(name, load_array(work, column, span))
+        else:
+            by_store.setdefault(column.store, []).append(name)
     for owner, owned in by_store.items():
         frame = _aligned(work, owner, [registry[name].field for name in owned], span)
         for name in owned:
             series[name] = _typed(frame[registry[name].field], registry[name].dtype)
     return structured(series, len(span))
+
+
+def load_array(work: str, column: Column, span: Span) -> np.ndarray:
+    """[len(span), D] of an array column, in its own precision; NaN where a row has none."""
+    if column.store == "pool":
+        pieces = shard_table.pieces(work, span.block, span.start, span.stop)
+        assert sum(piece.rows for piece in pieces) == len(span), (column, span)
+        return np.concatenate([metadata.read_array(piece, column.field) for piece in pieces])
+    table = shard_table.shards(*shard_table.table_version(work)).filter(
+        (pl.col("block") == span.block)
+        & (pl.col("offset") < span.stop)
+        & (pl.col("offset") + pl.col("rows") > span.start)
+    )
+    owner = store(work, column.store)
+    found: np.ndarray | None = None
+    for number, offset in table.select("number", "offset").iter_rows():
+        for rows, array in owner.read_arrays(number, column.field):
+            if found is None:
+                found = np.full((len(span), array.shape[1]), np.nan, dtype=np.float16)
+            place = rows.astype(np.int64) + offset - span.start
+            inside = (place >= 0) & (place < len(span))
+            found[place[inside]] = array[inside]
+    return found if found is not None else np.full((len(span), 1), np.nan, dtype=np.float16)
 
 
 def _typed(values: pl.Series, dtype: str) -> pl.Series:
@@ -201,29 +208,60 @@ def _aligned(work: str, owner: str, fields: list[str], span: Span) -> pl.DataFra
 
 
 def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
-    """Pool columns of a span, `uid` in hex; null where an older block has no such column."""
+    """Pool columns of a span, `uid` in hex; null where a file or an older block has none."""
     if "uid" in fields:
         rest = read_pool(work, [name for name in fields if name != "uid"], span)
         texts = pl.Series("uid", format_uids(uids(work, span)), dtype=pl.String)
         return (rest.with_columns(texts) if rest.width else texts.to_frame()).select(fields)
     if not fields:
         return pl.DataFrame()
+    found = {column.name: column for column in _copied(work, fields, span)}
+    absent = [name for name in fields if name not in found]
+    if absent:
+        found |= {column.name: column for column in _in_place(work, absent, span)}
+    nothing = pl.Series([None], dtype=pl.Null).new_from_index(0, len(span))
+    return pl.DataFrame([found.get(name, nothing.alias(name)) for name in fields])
+
+
+def _copied(work: str, fields: list[str], span: Span) -> list[pl.Series]:
+    """Those of the fields that a block's own file has."""
     url = Store(pool_folder(work)).block_file(span.block)
     if storage.is_local(url):
         lazy = scan_parquet(url)
-        there = lazy.collect_schema().names()
-        frame = lazy.select([name for name in fields if name in there] or pl.len()).slice(
-            span.start, len(span)
-        )
-        found = frame.collect() if any(name in there for name in fields) else None
-    else:
-        whole = read_parquet(url)
-        there = whole.columns
-        found = whole.select([name for name in fields if name in there])[span.start : span.stop]
-    if found is None:
-        return pl.DataFrame({name: pl.Series([None] * len(span)) for name in fields})
-    missing = [pl.lit(None).alias(name) for name in fields if name not in there]
-    return found.with_columns(missing).select(fields)
+        there = set(lazy.collect_schema().names())
+        if not there & set(fields):
+            return []
+        frame = lazy.select([name for name in fields if name in there])
+        return frame.slice(span.start, len(span)).collect().get_columns()
+    whole = read_parquet(url)
+    wanted = [name for name in fields if name in whole.columns]
+    return whole.select(wanted)[span.start : span.stop].get_columns()
+
+
+def _in_place(work: str, fields: list[str], span: Span) -> list[pl.Series]:
+    """Those of the fields that some of a block's metadata files have."""
+    pieces = shard_table.pieces(work, span.block, span.start, span.stop)
+    frames = [(piece, metadata.read(piece, fields)) for piece in pieces]
+    found = []
+    for name in dict.fromkeys(name for _, frame in frames for name in frame.columns):
+        parts = [
+            frame.select(name)
+            if name in frame.columns
+            else pl.Series(name, [None], dtype=pl.Null).new_from_index(0, piece.rows).to_frame()
+            for piece, frame in frames
+        ]
+        found.append(_stacked(parts).to_series())
+    return found
+
+
+def _stacked(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """One column of several files; as text where they disagree on what it is."""
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return pl.concat(parts, how="vertical_relaxed")
+    except pl.exceptions.SchemaError:
+        return pl.concat([part.select(pl.all().cast(pl.String)) for part in parts])
 
 
 def uids(work: str, span: Span) -> np.ndarray:

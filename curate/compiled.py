@@ -11,7 +11,8 @@ from curate import plugins
 from curate.columns import Column, Registry
 from curate.config import LIMIT
 from curate.download import Download
-from curate.features import Feature
+from curate.features import Feature, FittedFeature
+from curate.metadata import ARRAY
 from curate.schema import AnyOf, Config, Step
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter
@@ -20,7 +21,10 @@ from filters.random_sample import RandomSample
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps that flow from shard to shard, then at most one that must see all survivors."""
+    """Steps that flow from shard to shard, then at most one that must see all survivors.
+
+    The first may be a fitted feature: it is fitted before anything flows.
+    """
 
     first: int  # index of the first step
     stop: int  # one past the last step that flows
@@ -59,6 +63,9 @@ class Compiled:
         """The phases in order; `write` is not part of any."""
         first = 0
         for index, step in enumerate(self.steps):
+            if isinstance(step, FittedFeature) and index > first:
+                yield Phase(first, index, None)  # who survives so far must be known to fit
+                first = index
             if is_barrier(step):
                 yield Phase(first, index, index)
                 first = index + 1
@@ -143,6 +150,7 @@ def columns_given(step: Step) -> dict[str, Column]:
     if isinstance(step, Feature):
         fields = {field.name: _DTYPES[field.dtype] for field in step.gives()}
         fields["error"] = "String"
+        fields |= {array.name: ARRAY for array in step.arrays()}
         return {f"{step.name}.{n}": Column(step.name, n, dtype) for n, dtype in fields.items()}
     return {}
 

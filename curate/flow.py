@@ -19,9 +19,12 @@ from curate.columns import ROW, Span, Store
 from curate.compiled import Compiled
 from curate.decide import apply_rows
 from curate.download import Download, Target, download_part
-from curate.features import Feature
+from curate.features import Feature, FittedFeature
+from curate.fitted import Fitting, assign_unit
 from curate.intake import PROBLEM
+from curate.parquet import read_parquet
 from curate.pool import Shard, Unit
+from curate.records import Done
 from curate.sample import format_uids
 from curate.score import POLARS, Body, Opened, open_features, score_samples
 
@@ -35,16 +38,6 @@ class Place:
     steps: tuple[int, ...]  # the steps that the stage does, together
 
 
-@dataclass(frozen=True)
-class Done:
-    """What one task did."""
-
-    rows: int  # scored or attempted now
-    failed: int  # of those, without a value
-    seconds: float
-    bytes: int = 0
-
-
 def open_stage(plan: Compiled, place: Place) -> Callable[[Unit], Done]:
     """The work of a stage, with its models loaded; called once per worker."""
     step = plan.steps[place.steps[0]]
@@ -53,6 +46,9 @@ def open_stage(plan: Compiled, place: Place) -> Callable[[Unit], Done]:
     if isinstance(step, Download):
         given = resources.threads if resources else None
         return partial(download_unit, plan, place, step, given or 64)
+    if isinstance(step, FittedFeature):
+        fitting = Fitting(plan, place.steps[0], place.before)
+        return partial(assign_unit, fitting, step.assigner(fitting.artefact))
     features = [plan.steps[index] for index in place.steps]
     opened = open_features([f for f in features if isinstance(f, Feature)], "auto")
     return partial(score_unit, plan, place, opened, threads)
@@ -60,6 +56,10 @@ def open_stage(plan: Compiled, place: Place) -> Callable[[Unit], Done]:
 
 def wanted(plan: Compiled, place: Place, span: Span) -> np.ndarray:
     """[len(span)] bool: survivors at the stage, and the probe, filters or not."""
+    step = plan.steps[place.steps[0]]
+    if isinstance(step, FittedFeature):  # just who it was fitted on
+        seen = Fitting(plan, place.steps[0], place.before).seen
+        return ledger.alive(ledger.read_verdict(plan.work, seen, span))
     verdict = ledger.read_verdict(plan.work, place.before, span)
     verdict = apply_rows(plan, verdict, span, place.first, place.steps[0])
     alive = ledger.alive(verdict)
@@ -306,7 +306,7 @@ def _outcome(plan: Compiled, spec: Download, each: Shard, part: int) -> pl.DataF
         "original_height",
         "sha256",
     ]
-    frame = columns.read_parquet(url, [ROW, *names])
+    frame = read_parquet(url, [ROW, *names])
     return frame.select(
         (pl.col(ROW) + each.offset).cast(pl.UInt32),
         *(

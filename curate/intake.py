@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import chance, shard, storage
+from curate import chance, foreign, metadata, shard, storage
 from curate.errors import ConfigError, did_you_mean, first_line
-from curate.sample import canonical_names, make_uids, parse_uids, uid_of
+from curate.foreign import TEXT
+from curate.sample import canonical_names, make_uids
 from curate.schema import Source
 from curate.tar import DamagedTar
 
 URL_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 HEAD_FILES, HEAD_ROWS, HEAD_SAMPLES = 3, 100, 20  # what `check` looks at
-TEXT = ("key", "url", "caption", "sha256")
-SIZES = ("width", "height", "original_width", "original_height")
 PROBLEM = "pool_problem"  # why a row of the pool can never be used; null where it can
 
 
@@ -35,11 +33,14 @@ class Intake:
 
 def read_file(source: Source, url: str) -> Intake:
     """Read one URL list or one shard; ConfigError names the file and what to write."""
+    assert source.metadata is None, "metadata is read where it lies"
     return _read_urls(source, url) if source.urls is not None else _read_shard(source, url)
 
 
 def columns_of(source: Source, url: str) -> dict[str, str]:
     """{our column name: dtype} of a file, read from its head: what `check` knows before a run."""
+    if source.metadata is not None:
+        return {**metadata.columns_of(source, url), **({"key": "String"} if source.shards else {})}
     if source.shards is not None:
         names = ["key", "caption"]
         if storage.exists(_companion(url)):
@@ -49,11 +50,8 @@ def columns_of(source: Source, url: str) -> dict[str, str]:
         return dict.fromkeys(canonical_names(names, source.columns).values(), "")
     schema = _table_schema(source, url)
     _refuse_absent(source, url, list(schema))
-    cast = {**dict.fromkeys(TEXT, "String"), **dict.fromkeys(SIZES, "Int64")}  # as `_finished` does
-    return {
-        ours: cast.get(ours) or str(schema[theirs])
-        for theirs, ours in canonical_names(schema, source.columns).items()
-    }
+    mapping = canonical_names(schema, source.columns)
+    return foreign.dtypes({ours: schema[theirs] for theirs, ours in mapping.items()})
 
 
 def _local_or_bytes(url: str) -> Path | bytes:
@@ -157,97 +155,13 @@ def _uids(frame: pl.DataFrame) -> np.ndarray:
 
 def _finished(frame: pl.DataFrame, url: str) -> pl.DataFrame:
     """Give every column of ours its type, and every sample its uid."""
-    for name in TEXT:
-        if name in frame.columns:
-            frame = frame.with_columns(_as_text(frame, name, url))
-    for name in SIZES:
-        if name in frame.columns:
-            frame = frame.with_columns(pl.col(name).cast(pl.Int64, strict=False))
     for name in ("caption", PROBLEM):
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name))
-    frame = frame.with_columns(_plain(frame))
-    uids = _uid_array(frame, url)
+    frame = foreign.converted(frame, url)
+    uids = foreign.uid_array(frame, url)
     halves = pl.DataFrame({"uid_hi": uids["f0"], "uid_lo": uids["f1"]})
     return pl.concat([halves, frame.drop("uid", strict=False)], how="horizontal")
-
-
-def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
-    dtype = frame.schema[name]
-    texts = (pl.String, pl.Null, pl.Binary, pl.Categorical, pl.Enum)
-    if name == "url" and dtype not in texts:
-        raise ConfigError(
-            f"{url}: column `url` holds {dtype}, not text; name another with `columns:`"
-        )
-    if dtype == pl.Binary:  # what is no UTF-8 becomes U+FFFD, as in a tar
-        return pl.col(name).map_elements(lambda b: b.decode(errors="replace"), pl.String)
-    if dtype.is_nested():
-        raise ConfigError(
-            f"{url}: column {name!r} holds {dtype}, not text; name another with `columns:`"
-        )
-    return pl.col(name).cast(pl.String)
-
-
-def _plain(frame: pl.DataFrame) -> list[pl.Expr]:
-    """Columns of strangers as numbers, times and text, which filters can compare."""
-    found = []
-    for name, dtype in frame.schema.items():
-        column = pl.col(name)
-        if name == "uid":
-            continue
-        if dtype.is_nested():
-            found.append(column.map_elements(_json, pl.String))
-        elif dtype == pl.Binary:
-            found.append(column.map_elements(_text_or_hex, pl.String))
-        elif isinstance(dtype, pl.Decimal):
-            found.append(column.cast(pl.Float64 if dtype.scale else pl.String))
-        elif dtype == pl.Duration:
-            found.append(column.cast(pl.Int64))
-        elif dtype in (pl.Categorical, pl.Enum):
-            found.append(column.cast(pl.String))
-    return found
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value.to_list() if isinstance(value, pl.Series) else value, default=str)
-
-
-def _text_or_hex(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.hex()
-
-
-def _uid_array(frame: pl.DataFrame, url: str) -> np.ndarray:
-    """[N] UID: given ones, else md5 of caption and URL (the file and key where there is no URL)."""
-    given = _uid_texts(frame["uid"]) if "uid" in frame.columns else [None] * frame.height
-    captions = frame["caption"].to_list()
-    where = frame["url"].to_list() if "url" in frame.columns else [None] * frame.height
-    if "key" in frame.columns:
-        place = url.rsplit("/", 1)[-1]
-        keys = frame["key"].to_list()
-        where = [
-            w if w is not None else f"{place}/{key}" for w, key in zip(where, keys, strict=True)
-        ]
-    rows = zip(given, captions, where, strict=True)
-    texts = [uid or uid_of(caption, place) for uid, caption, place in rows]
-    try:
-        return parse_uids(texts)
-    except ValueError as error:
-        remedy = "another column can be named with `columns: {uid: its_name}`"
-        raise ConfigError(f"{url}: {error}; {remedy}") from None
-
-
-def _uid_texts(given: pl.Series) -> list[str | None]:
-    """Uids as hex: text, text or 16 raw bytes in a binary column, or numbers that are whole."""
-    if given.dtype == pl.Binary:
-        bodies = given.drop_nulls().to_list()
-        text = all(body.isascii() for body in bodies)
-        return [b if b is None else b.decode() if text else b.hex() for b in given.to_list()]
-    if given.dtype.is_float() and bool(((given % 1) == 0).all()):
-        given = given.cast(pl.Int64)
-    return given.cast(pl.String).to_list()
 
 
 def _companion(url: str) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from curate import columns, storage
-from curate.columns import Registry, Span, read_parquet, scan_parquet, write_parquet
+from curate.columns import Registry, Span
 from curate.intake import PROBLEM
+from curate.parquet import read_parquet, scan_parquet, write_parquet
 from curate.sample import format_uids
 from filters import Verdict
 

@@ -14,9 +14,9 @@ from curate.catalogue import SHARED_UIDS, LedgerCatalogue
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
-from curate.flow import Done
 from curate.phases import Run, download_content
 from curate.pool import Pool
+from curate.records import Done
 from curate.report import Facts, write_report
 from curate.runner import Runner
 from curate.step import fingerprint

@@ -17,11 +17,12 @@ from curate.compiled import Compiled, Phase, columns_given, is_scorer, pool_chil
 from curate.decide import States
 from curate.download import Download
 from curate.errors import BudgetExceeded
-from curate.features import Feature
-from curate.flow import Done, Place, failed_rows, missing, open_stage
+from curate.features import Feature, FittedFeature
+from curate.fitted import Fitting, UnitRows, fit, fitted_on
+from curate.flow import Place, failed_rows, missing, open_stage
 from curate.lease import Lease
 from curate.pool import Pool, Unit
-from curate.records import Recorder
+from curate.records import Done, Recorder
 from curate.runner import Lost, Needs, Runner, Stage, fold
 from curate.schema import Resources, Step
 from curate.shuffle import MEMBER, Exchange, partitions
@@ -87,6 +88,7 @@ def _stages(run: Run, phase: Phase) -> list[Place]:
             previous == index - 1
             and isinstance(step, Feature)
             and isinstance(last, Feature)
+            and not isinstance(last, FittedFeature)
             and step.pictures == last.pictures
             and not _reads_from(run.plan, step, places[-1].steps)
         )
@@ -115,6 +117,9 @@ class _Station:
 
 def flow(run: Run, phase: Phase) -> None:
     """Download and score what is missing, shard by shard, stage after stage."""
+    step = run.plan.steps[phase.first] if phase.first < phase.stop else None
+    if isinstance(step, FittedFeature):
+        _fit(run, phase.first)
     places = _stages(run, phase)
     if not places:
         return
@@ -130,6 +135,20 @@ def flow(run: Run, phase: Phase) -> None:
         for _ in run.runner.map(compact, range(run.pool.blocks), "compact"):
             run.lease.check()
     run.plan = replace(run.plan, lost={**run.plan.lost, **lost})
+
+
+def _fit(run: Run, index: int) -> None:
+    """Learn what a fitted feature learns from the survivors, or from the pool."""
+    fitting = Fitting(run.plan, index, run.before)
+    count = run.survivors()
+    if fitting.seen != run.before:
+        count = run.states["pool"]["rows"]
+    run.recorder.begin(fitting.feature.name, 0)
+    fit(
+        UnitRows(fitting, run.pool, run.runner, run.lease, count),
+        fitted_on(fitting, run.pool, run.chain),
+    )
+    run.recorder.end(fitting.feature.name)
 
 
 def _wanted_units(run: Run, places: Sequence[Place]) -> set[int]:

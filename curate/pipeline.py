@@ -16,14 +16,16 @@ from curate.compiled import Compiled, is_scorer
 from curate.config import Loaded
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Stale
-from curate.features import Feature
+from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
 from curate.phases import Run, barrier, flow, rows
-from curate.pool import list_files, load_table, pool_columns, read_pool
+from curate.pool import pool_columns, read_pool
+from curate.pool_files import list_files
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
 from curate.schema import AnyOf, Config, Step
+from curate.shard_table import load_table
 from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 
@@ -167,7 +169,8 @@ def _claim(plan: Compiled, recompute: Sequence[str]) -> None:
     The seal goes first and folders last, so that a run killed in between never looks finished.
     """
     renewed = _with_readers(plan, recompute)
-    scorers = [step for step in plan.steps if is_scorer(step)]
+    # A fitted feature is simply fitted again: what it gave is cheap beside what it reads.
+    scorers = [s for s in plan.steps if is_scorer(s) and not isinstance(s, FittedFeature)]
     for step in scorers:
         if step.name not in renewed:
             refuse(_folder(plan, step), step.name, full_recipe(plan, step))

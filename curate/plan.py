@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from curate import columns, storage
 from curate.compiled import Compiled, is_barrier, is_scorer
 from curate.download import Download
-from curate.features import Feature
+from curate.features import Feature, FittedFeature
 from curate.pipeline import full_recipe
-from curate.pool import Pool, list_files, load_table, pool_columns
+from curate.pool import Pool, pool_columns
+from curate.pool_files import list_files
 from curate.records import rates
 from curate.runner import LocalRunner
 from curate.schema import AnyOf, Step
+from curate.shard_table import load_table
 from curate.step import differences
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter
@@ -29,7 +31,7 @@ def describe(plan: Compiled) -> Iterator[str]:
     waiting: list[str] = []
     for index, step in enumerate(plan.steps):
         yield f"  {index + 1}. {step.name}: {_state(plan, pool, step)}"
-        if is_barrier(step):
+        if is_barrier(step) or isinstance(step, FittedFeature):
             held = ", ".join(waiting) or "the pool"
             yield f"     barrier: waits until every shard is through ({held}); {_sees(step)}"
             yield f"     holds up: {_held_up(plan, index)}"
@@ -74,6 +76,8 @@ def _shape(step: Step) -> str:
 
 
 def _sees(step: Step) -> str:
+    if isinstance(step, FittedFeature):
+        return "it learns from many samples before it gives any its values"
     if isinstance(step, GroupFilter):
         return "its groups span all shards"
     if isinstance(step, Filter) and isinstance(step, PoolFilter) and step.over_pool():
@@ -83,6 +87,12 @@ def _sees(step: Step) -> str:
 
 def _scorer_state(plan: Compiled, pool: Pool, step: Step) -> str:
     store = columns.store(plan.work, step.name)
+    if isinstance(step, FittedFeature):
+        there = storage.exists(storage.join(store.folder, "fitted.json"))
+        on = "the survivors so far" if step.fit_on == "survivors" else "the pool"
+        return f"fitted on {on}; " + (
+            "kept unless those or its recipe changed" if there else "not fitted yet"
+        )
     recipe_url = storage.join(store.folder, "recipe.json")
     if not storage.exists(recipe_url):
         return f"nothing stored yet: every sample that reaches it{_time(plan, step, pool.rows)}"

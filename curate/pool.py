@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from curate import storage
-from curate.columns import Column, Registry, Store, pool_folder, read_parquet, write_parquet
-from curate.errors import ConfigError, InputChanged, RecipeChanged, StorageError
-from curate.intake import read_file
+from curate import metadata, storage
+from curate.absorb import absorb
+from curate.columns import Column, Registry
+from curate.errors import InputChanged, RecipeChanged, StorageError
+from curate.pool_files import (
+    REMEDY,
+    list_arrays,
+    list_files,
+    refuse_changes,
+    refuse_other_arrays,
+)
 from curate.runner import Runner
-from curate.schema import Config, Source
+from curate.schema import METADATA_ROWS, Config
+from curate.shard_table import (
+    columns_file,
+    load_table,
+    pool_folder,
+    reading_file,
+    save_table,
+)
 from curate.step import differences, fingerprint
 
-_REMEDY = (
-    "Put the files back as they were, or start again in another `work:` folder; "
-    "a pool may only grow."
-)
 UNIT_ROWS = 10_000  # consecutive shards of a block that one task takes, unless one alone has more
 
 
@@ -43,6 +51,7 @@ class Unit:
     """Consecutive shards of one block that one task takes."""
 
     number: int  # that of its first shard
+    ordinal: int  # which unit of the pool it is, from 0
     block: int
     shards: tuple[Shard, ...]
 
@@ -84,19 +93,20 @@ class Pool:
     def units(self) -> Iterator[Unit]:
         """Every unit, in order, made one by one."""
         waiting: list[Shard] = []
-        block, rows = 0, 0
+        block, rows, ordinal = 0, 0, 0
         for record in self.table.iter_rows(named=True):
             if record["rows"] == 0:
                 continue
-            if waiting and (record["block"] != block or rows + record["rows"] > UNIT_ROWS):
-                yield Unit(waiting[0].number, block, tuple(waiting))
-                waiting, rows = [], 0
+            fits = rows + record["rows"] <= UNIT_ROWS or _same_metadata(waiting, record)
+            if waiting and (record["block"] != block or not fits):
+                yield Unit(waiting[0].number, ordinal, block, tuple(waiting))
+                waiting, rows, ordinal = [], 0, ordinal + 1
             block = record["block"]
             rows += record["rows"]
             fields = ("number", "source", "url", "first", "rows", "offset")
             waiting.append(Shard(**{name: record[name] for name in fields}))
         if waiting:
-            yield Unit(waiting[0].number, block, tuple(waiting))
+            yield Unit(waiting[0].number, ordinal, block, tuple(waiting))
 
     def fingerprint(self) -> str:
         """Changes when a file is added; a file that is altered or gone is refused before."""
@@ -109,49 +119,14 @@ class Pool:
         return found.select("url", "damage").to_dicts()
 
 
-SCHEMA: dict[str, Any] = {
-    "number": pl.UInt32,
-    "source": pl.String,
-    "url": pl.String,
-    "bytes": pl.Int64,
-    "version": pl.String,
-    "first": pl.Int64,
-    "rows": pl.Int64,
-    "block": pl.UInt32,
-    "offset": pl.Int64,
-    "damage": pl.String,
-}
+def _same_metadata(waiting: Sequence[Shard], record: dict[str, Any]) -> bool:
+    """Whether a shard goes on where the last one of a metadata file ended.
 
-
-def expand(pattern: str) -> list[str]:
-    """Files that a path, glob or brace pattern names, sorted within each brace alternative."""
-    if re.search(r"\{[^{}]*(\.\.|,)[^{}]*\}", pattern):
-        from braceexpand import braceexpand
-
-        alternatives = list(braceexpand(pattern))
-    else:
-        alternatives = [pattern]
-    found: list[str] = []
-    for alternative in alternatives:
-        if any(character in alternative for character in "*?["):
-            found += storage.glob(alternative)
-        else:
-            found.append(alternative)
-    return found
-
-
-def list_files(source: Source) -> list[storage.Entry]:
-    """Every file of a source with its size and version; errors name what is not there."""
-    urls: list[str] = []
-    for pattern in source.patterns():
-        found = expand(pattern)
-        if not found:
-            raise ConfigError(f"pool {source.name}: nothing matches {pattern}")
-        urls += found
-    repeated = len(urls) - len(set(urls))
-    if repeated:
-        raise ConfigError(f"pool {source.name}: {repeated} files are named more than once")
-    return storage.entries(urls)
+    The arrays beside such a file can only be read from their beginning: one task reads them all.
+    """
+    if not waiting or waiting[-1].rows != METADATA_ROWS:
+        return False
+    return bool(waiting[-1].url == record["url"])
 
 
 Accept = Callable[[Registry], object]  # raises where a pipeline cannot run on these columns
@@ -178,42 +153,43 @@ def read_pool(config: Config, work: str, runner: Runner, accept: Accept) -> Pool
     except StorageError as error:
         if not table.height:
             raise
-        raise InputChanged(
-            f"the pool changed under this work folder: {error}\n{_REMEDY}"
-        ) from error
-    _refuse_changes(table, listed)
+        raise InputChanged(f"the pool changed under this work folder: {error}\n{REMEDY}") from error
+    refuse_changes(table, listed)
+    arrays = list_arrays(config.pool)
+    refuse_other_arrays(_arrays_before(work), arrays)
     known = set(table.select("source", "url").unique().rows()) if table.height else set()
     fresh = [place for place in listed if place not in known]
-    if fresh:
+    if fresh or arrays != _arrays_before(work):
         added = [(name, listed[name, url]) for name, url in fresh]
-        table, dtypes = _append(config, work, runner, table, added)
+        table, dtypes = absorb(config, work, runner, table, added)
+        sources = {source.name: source for source in config.pool}
+        names = []  # rows of other sources would have no arrays
+        if all(source.metadata is not None for source in config.pool):
+            names = metadata.arrays_in_all([(sources[name], url) for name, url in listed])
+        dtypes |= dict.fromkeys(names, metadata.ARRAY)
         accept(_as_columns(dtypes))
         # The table is the proof: it comes last.
-        storage.commit_json(storage.join(pool_folder(work), "reading.json"), reading)
-        storage.commit_json(storage.join(pool_folder(work), "columns.json"), dtypes)
-        write_parquet(_table_url(work), table)
+        storage.commit_json(reading_file(work), reading)
+        storage.commit_json(columns_file(work), dtypes)
+        storage.commit_json(_arrays_file(work), arrays)
+        save_table(work, table)
     storage.remove(storage.join(pool_folder(work), "parts"))
     return Pool(table, pool_columns(work))
 
 
-def _table_url(work: str) -> str:
-    return storage.join(pool_folder(work), "blocks.parquet")
+def _arrays_file(work: str) -> str:
+    return storage.join(pool_folder(work), "arrays.json")
 
 
-def load_table(work: str) -> pl.DataFrame:
-    """The shard table as last committed; no rows where the pool was never read."""
-    url = _table_url(work)
-    return read_parquet(url) if storage.exists(url) else pl.DataFrame(schema=SCHEMA)
-
-
-def table_version(work: str) -> tuple[str, str]:
-    """(work folder, version of its shard table): what a worker may remember a table by."""
-    return work, storage.entry(_table_url(work)).version
+def _arrays_before(work: str) -> dict[str, str]:
+    """{array file: version} as of when the pool was read."""
+    url = _arrays_file(work)
+    return storage.read_json(url) if storage.exists(url) else {}
 
 
 def pool_columns(work: str) -> dict[str, Column]:
     """{name: column} of the pool's own columns."""
-    url = storage.join(pool_folder(work), "columns.json")
+    url = columns_file(work)
     return _as_columns(storage.read_json(url) if storage.exists(url) else {})
 
 
@@ -229,12 +205,14 @@ def _reading(config: Config) -> dict[str, Any]:
         fields: dict[str, Any] = {"columns": source.columns}
         if source.urls is not None:
             fields |= {"order": source.order, "rows_per_shard": source.rows_per_shard}
+        if source.metadata is not None:
+            fields |= {"kind": "metadata", "short_uids": source.short_uids, "arrays": source.arrays}
         found[f"pool.{source.name}"] = fields
     return found
 
 
 def _refuse_other_reading(work: str, reading: dict[str, Any]) -> None:
-    url = storage.join(pool_folder(work), "reading.json")
+    url = reading_file(work)
     if not storage.exists(url):
         return
     before = storage.read_json(url)
@@ -246,131 +224,3 @@ def _refuse_other_reading(work: str, reading: dict[str, Any]) -> None:
             f"the pool of {work} was read in another way:\n{listed}\n"
             "Put it back as it was, or start again in another `work:` folder."
         )
-
-
-def _refuse_changes(table: pl.DataFrame, listed: dict[tuple[str, str], storage.Entry]) -> None:
-    problems = []
-    for record in table.unique(["source", "url"], maintain_order=True).iter_rows(named=True):
-        now = listed.get((record["source"], record["url"]))
-        if now is None:
-            problems.append(f"{record['url']} was in the pool and is not there any more")
-        elif now.bytes != record["bytes"]:
-            problems.append(f"{record['url']} had {record['bytes']} bytes and has {now.bytes}")
-        elif now.version != record["version"]:
-            problems.append(f"{record['url']} was modified since the pool was read")
-    if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems[:20])
-        raise InputChanged(
-            f"the pool changed under this work folder ({len(problems)} files):\n{listing}\n"
-            f"{_REMEDY}"
-        )
-
-
-def _append(
-    config: Config,
-    work: str,
-    runner: Runner,
-    table: pl.DataFrame,
-    fresh: Sequence[tuple[str, storage.Entry]],
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The shard table with the new files, and the dtypes of all columns; blocks are written."""
-    sources = {source.name: source for source in config.pool}
-    parts = storage.join(pool_folder(work), "parts")
-    jobs = [(number, sources[name], entry.url) for number, (name, entry) in enumerate(fresh)]
-    rows: dict[int, tuple[int, str | None, dict[str, str]]] = {}
-    for file, count, damage, kinds in runner.map(partial(_read_part, parts), jobs, "pool"):
-        rows[file] = (count, damage, kinds)
-    records, block, filled = [], int(table["block"].max()) + 1 if table.height else 0, 0  # type: ignore[arg-type]  # a column of ints
-    number = table.height
-    pieces: dict[int, list[tuple[int, int, int]]] = {}  # block -> (file, first row, rows)
-    for file, (name, entry) in enumerate(fresh):
-        count, damage, _ = rows[file]
-        for first, size in _slices(count, sources[name]):
-            if filled and filled + size > config.rows_per_block:
-                block, filled = block + 1, 0
-            pieces.setdefault(block, []).append((file, first, size))
-            records.append(
-                (
-                    number,
-                    name,
-                    entry.url,
-                    entry.bytes,
-                    entry.version,
-                    first,
-                    size,
-                    block,
-                    filled,
-                    damage,
-                )
-            )
-            filled += size
-            number += 1
-    before = {name: column for name, column in pool_columns(work).items() if name != "uid"}
-    dtypes = _unified([kinds for _, _, kinds in rows.values()], before)
-    for _ in runner.map(partial(_write_block, work, parts, dtypes), list(pieces.items()), "pool"):
-        pass
-    return pl.concat([table, pl.DataFrame(records, schema=SCHEMA, orient="row")]), dtypes
-
-
-def _slices(rows: int, source: Source) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of each shard of a file: a tar is one; an empty file has one of 0 rows."""
-    step = source.rows_per_shard if source.urls is not None else max(rows, 1)
-    for first in range(0, max(rows, 1), step):
-        yield first, min(step, rows - first)
-
-
-_WHOLE = {"Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32"}
-
-
-def _unified(found: Sequence[dict[str, str]], before: dict[str, Column]) -> dict[str, str]:
-    """One dtype for each column: that of all files, or one that can hold what they all have."""
-    kinds = {name: {column.dtype} for name, column in before.items()}
-    for one in found:
-        for name, dtype in one.items():
-            kinds.setdefault(name, set()).add(dtype)
-    return {name: _common(kinds[name]) for name in sorted(kinds)}
-
-
-def _common(kinds: set[str]) -> str:
-    kinds = kinds - {"Null"}
-    if kinds <= _WHOLE and len(kinds) > 1:
-        return "Int64"
-    if kinds <= _WHOLE | {"Float32", "Float64"} and len(kinds) > 1:
-        return "Float64"
-    only = next(iter(kinds), "Null")
-    return only if len(kinds) < 2 and hasattr(pl, only) else "String"
-
-
-def _read_part(
-    parts: str, job: tuple[int, Source, str]
-) -> tuple[int, int, str | None, dict[str, str]]:
-    number, source, url = job
-    intake = read_file(source, url)
-    if intake.frame.height:
-        write_parquet(storage.join(parts, f"{number:07d}.parquet"), intake.frame)
-    kinds = {name: str(dtype) for name, dtype in intake.frame.schema.items()}
-    return number, intake.frame.height, intake.damage, kinds if intake.frame.height else {}
-
-
-def _write_block(
-    work: str, parts: str, dtypes: dict[str, str], job: tuple[int, list[tuple[int, int, int]]]
-) -> None:
-    block, pieces = job
-    frames, last, whole = [], -1, pl.DataFrame()
-    for file, first, rows in pieces:
-        if rows == 0:
-            continue
-        if file != last:
-            whole = _typed(read_parquet(storage.join(parts, f"{file:07d}.parquet")), dtypes)
-            last = file
-        frames.append(whole[first : first + rows])
-    frame = pl.concat(frames) if frames else _typed(pl.DataFrame(), dtypes)
-    write_parquet(Store(pool_folder(work)).block_file(block), frame)
-
-
-def _typed(frame: pl.DataFrame, dtypes: dict[str, str]) -> pl.DataFrame:
-    columns = []
-    for name, dtype in dtypes.items():
-        column = pl.col(name) if name in frame.columns else pl.lit(None).alias(name)
-        columns.append(column.cast(getattr(pl, dtype, pl.String), strict=False))
-    return frame.select(columns)

@@ -8,9 +8,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from curate import storage
-from curate.flow import Done
 
 FLUSH_S = 2.0  # how often the files are brought up to date while work goes on
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one task did."""
+
+    rows: int  # scored or attempted now
+    failed: int  # of those, without a value
+    seconds: float
+    bytes: int = 0
 
 
 @dataclass

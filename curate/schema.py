@@ -13,9 +13,11 @@ from curate.sample import FOREIGN_NAMES
 from curate.write import Write
 from filters import Filter
 
+METADATA_ROWS = 100_000  # rows of one shard of a metadata file
+
 
 class Source(BaseModel):
-    """Where samples come from: URL lists or WebDataset shards."""
+    """Where samples come from: URL lists, WebDataset shards, or DataComp's metadata."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +29,21 @@ class Source(BaseModel):
     shards: str | tuple[str, ...] | None = Field(
         None, description="WebDataset tars, img2dataset's output too: paths, globs, braces"
     )
+    metadata: str | tuple[str, ...] | None = Field(
+        None,
+        description="DataComp's metadata (parquet, with a .npz of the same name beside it) or "
+        "clip-retrieval's embedding folder; read where it lies, never copied. With `shards:` "
+        "beside it, pictures are found there by uid",
+    )
     columns: dict[str, str] = Field({}, description="{our name: their name} where detection fails")
+    arrays: Literal["auto", "none"] = Field(
+        "auto", description="none: leave the .npz files beside the metadata alone"
+    )
+    short_uids: Literal["pad", "cut"] = Field(
+        "pad",
+        description="uids of fewer than 32 digits: padded with zeros on the left, as DataComp's "
+        "resharder has it; or cut after 16 digits, as its `clip_score` baseline does",
+    )
     rows_per_shard: int = Field(
         10_000, ge=1, le=100_000, description="rows of one shard of a URL list"
     )
@@ -38,8 +54,9 @@ class Source(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        if (self.urls is None) == (self.shards is None):
-            raise ValueError("give one of `urls` and `shards`")
+        given = [name for name in ("urls", "shards", "metadata") if getattr(self, name) is not None]
+        if len(given) != 1 and given != ["shards", "metadata"]:
+            raise ValueError("give one of `urls`, `shards`, `metadata`, or the last two together")
         if not self.patterns():
             raise ValueError("the list of files is empty")
         for name in self.columns:
@@ -48,9 +65,28 @@ class Source(BaseModel):
         return self
 
     def patterns(self) -> tuple[str, ...]:
-        """The paths as written."""
-        given = self.urls if self.urls is not None else self.shards
-        return (given,) if isinstance(given, str) else tuple(given or ())
+        """The paths, as written, of the files whose rows are the samples."""
+        return _listed(next(v for v in (self.metadata, self.urls, self.shards) if v is not None))
+
+    def picture_patterns(self) -> tuple[str, ...]:
+        """The paths of tars that hold the pictures of a metadata file's samples."""
+        return _listed(self.shards or ()) if self.metadata is not None else ()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its samples come with their pictures."""
+        return self.shards is not None
+
+    @property
+    def shard_rows(self) -> int | None:
+        """Rows of one shard; None where a file is one shard, however many it has."""
+        if self.metadata is not None:
+            return METADATA_ROWS
+        return self.rows_per_shard if self.urls is not None else None
+
+
+def _listed(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class AnyOf(BaseModel):

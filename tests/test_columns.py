@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import columns, storage
+from curate import columns, parquet, storage
 from curate.columns import ROW, Column, Span, Store
 from curate.errors import StorageError
 
@@ -138,7 +138,7 @@ def work(tmp_path):
             "score": [0.1, float("nan"), None, 0.4, 0.5, 0.6],
         }
     )
-    columns.write_parquet(columns.store(work, "pool").block_file(0), frame)
+    parquet.write_parquet(columns.store(work, "pool").block_file(0), frame)
     return work
 
 
@@ -189,9 +189,9 @@ def test_a_column_that_a_later_file_made_wider_is_read_as_that(work):
 
 @pytest.mark.parametrize("span", [Span(0, 0, 0), Span(0, 3, 3), Span(1, 0, 0)])
 def test_a_span_of_no_rows_has_none(work, span):
-    columns.write_parquet(
+    parquet.write_parquet(
         columns.store(work, "pool").block_file(1),
-        columns.read_parquet(columns.store(work, "pool").block_file(0))[:0],
+        parquet.read_parquet(columns.store(work, "pool").block_file(0))[:0],
     )
     frame = columns.load(work, REGISTRY, ["caption", "clip.score"], span)
     assert frame.height == 0

@@ -293,7 +293,7 @@ def test_repeated_names_are_refused_also_inside_any_of(folder):
         ),
         ("  - write\n  - caption\n", 2, "nothing comes after `write`: it is the last step"),
         ("  - write\n  - write: {name: b}\n", 2, "nothing comes after `write`: it is the last"),
-        ("  - download\n", 1, "the pool has pictures: a download takes a pool of `urls:` only"),
+        ("  - download\n", 1, "the pool has pictures: a download takes a pool of `urls:` or `metadata:` alone"),
         (
             "  - image_file: {name: url}\n  - where: \"url = 'x' and url.width > 3\"\n",
             2,
@@ -363,7 +363,7 @@ def test_a_choice_of_similarities_must_be_made(folder, tmp_path):
         (
             8,
             "clip_score",
-            "`of: pool_threshold` needs mine.similarity for the whole pool, but 'caption' stands "
+            "it needs mine.similarity for the whole pool, but 'caption' stands "
             "before 'mine': move 'mine' up, or write `of: pool_count`",
         )
     ]

@@ -20,7 +20,8 @@ from curate import chance, ledger
 from curate.check import compile_pipeline
 from curate.columns import Column, Span
 from curate.config import load
-from curate.pool import SCHEMA, Pool, load_table, pool_columns
+from curate.pool import Pool, pool_columns
+from curate.shard_table import SCHEMA, load_table
 from curate.report import Facts, write_report
 from curate.report.facts import public
 from curate.report.page import render, share, visible

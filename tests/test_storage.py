@@ -13,7 +13,7 @@ import pytest
 from object_store import object_store
 
 from curate import lease, storage
-from curate.columns import read_parquet, write_parquet
+from curate.parquet import read_parquet, write_parquet
 from curate.errors import StorageError, WorkInUse
 
 
@@ -205,7 +205,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np, polars as pl
 from curate import storage
-from curate.columns import write_parquet
+from curate.parquet import write_parquet
 from curate.errors import StorageError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

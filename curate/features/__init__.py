@@ -1,7 +1,9 @@
 """The feature contract, and lookup by name: one file here is one feature and one YAML name.
 
-A feature computes columns; it never decides. It is a frozen pydantic model whose fields are its
-YAML, with `open(device)` giving the scorer that a worker keeps for its whole life.
+A feature computes columns; it never decides. A row feature is a function of one sample; a fitted
+one learns from many samples first. Either is a frozen pydantic model whose fields are its YAML.
+An array column that `needs` names (`clip.image`, or `l14_img` of a metadata pool) comes as dtype
+`pl.Array`; a sample that has none is a row of NaN.
 """
 
 from __future__ import annotations
@@ -9,20 +11,23 @@ from __future__ import annotations
 import importlib
 import io
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Setting
 
-from filters import class_in
+from filters import Batch, class_in
 
 if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Dtype = Literal["float32", "float64", "uint32", "int64", "string", "bool"]
 
 
@@ -127,6 +132,65 @@ class Feature(BaseModel):
     def open(self, device: str) -> Scorer:
         """Load whatever is needed, once per worker. `device`: "cpu", "cuda:0", ..."""
         raise NotImplementedError  # the contract: every feature says so itself
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a fitted feature sees at once: a task's share of the samples, in row order."""
+
+    number: int  # 0 up to `Rows.parts`; the same part has the same number in every pass
+    batch: Batch  # N samples with the columns of `needs()`; N may be 0
+
+
+class Rows(Protocol):
+    """The samples that a feature is fitted on, as `fit` sees them: in parts, on any worker."""
+
+    @property
+    def count(self) -> int:
+        """Samples in all."""
+
+    @property
+    def parts(self) -> int:
+        """Parts in all; one may be empty."""
+
+    def map(self, work: Callable[[Part], Result]) -> Iterator[Result]:
+        """Results part by part, in any order; `work` must pickle and return something small."""
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results of any other tasks, in any order, on the same workers."""
+
+
+class FittedFeature(Feature):
+    """A step that adds columns which need something learnt from many samples first.
+
+    `fit` learns it once and leaves it as files, the artefact; `assigner` then gives every sample
+    that it was fitted on its values. It is fitted again when its recipe changes or those samples
+    do, for `survivors` are what the steps before it left; what it gave before is thrown away then.
+    """
+
+    fit_on: Literal["survivors", "pool"] = Setting(
+        "survivors", description="the samples it is fitted on, which are those that get values"
+    )
+
+    @property
+    def from_files(self) -> bool:
+        """Whether what it learns depends on files alone, not on the samples: never fitted again."""
+        return False
+
+    def fit(self, rows: Rows, folder: str) -> None:
+        """Learn from the samples and commit the artefact as files of `folder`, which is empty."""
+        raise NotImplementedError  # the contract: every fitted feature says so itself
+
+    def assigner(self, folder: str) -> Callable[[Part], Columns]:
+        """What gives a part's N samples their values, [N] each; opened once per worker."""
+        raise NotImplementedError  # the contract: every fitted feature says so itself
+
+    def notes(self, folder: str) -> dict[str, Any]:
+        """What a report says of the artefact: counts, quality; JSON values, the same on a rerun."""
+        return {}
+
+    def open(self, device: str) -> Scorer:
+        raise TypeError(f"{self.name} is fitted: its values come from `assigner`")
 
 
 def names() -> list[str]:

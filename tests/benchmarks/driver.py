@@ -17,7 +17,7 @@ from functools import partial
 
 import polars as pl
 
-from curate.flow import Done
+from curate.records import Done
 from curate.pool import SCHEMA, Pool, Unit
 from curate.runner import LocalRunner, Needs, RayRunner, Runner, Stage
 

@@ -1,0 +1,159 @@
+"""Fitted features: fit once on what they are fitted on, then give every such sample its values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from curate import columns, ledger, storage
+from curate.columns import ROW, Span
+from curate.compiled import Compiled
+from curate.decide import batch_of
+from curate.features import Columns, FittedFeature, Part
+from curate.lease import Lease
+from curate.pool import Pool, Unit
+from curate.records import Done
+from curate.runner import Runner
+from curate.score import POLARS
+from curate.step import fingerprint
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Where a fitted feature stands in a run."""
+
+    plan: Compiled
+    index: int
+    before: str  # the verdict at its place
+
+    @property
+    def feature(self) -> FittedFeature:
+        """The step itself."""
+        step = self.plan.steps[self.index]
+        assert isinstance(step, FittedFeature), step
+        return step
+
+    @property
+    def seen(self) -> str:
+        """The verdict whose survivors it is fitted on, and gives values to."""
+        return self.before if self.feature.fit_on == "survivors" else self.plan.pool_after
+
+    @property
+    def folder(self) -> str:
+        """Where its columns are."""
+        return columns.store(self.plan.work, self.feature.name).folder
+
+    @property
+    def artefact(self) -> str:
+        """Where what it learnt is."""
+        return artefact_folder(self.plan.work, self.feature.name)
+
+
+def artefact_folder(work: str, name: str) -> str:
+    """Where what a fitted feature learnt is."""
+    return storage.join(columns.store(work, name).folder, "artefact")
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The samples that a feature is fitted on, a unit of shards a part."""
+
+    fitting: Fitting
+    pool: Pool
+    runner: Runner
+    lease: Lease
+    count: int
+
+    @property
+    def parts(self) -> int:
+        """Units of the pool; some may have no sample of these."""
+        return sum(1 for _ in self.pool.units())
+
+    def map(self, work: Callable[[Part], Result]) -> Iterator[Result]:
+        """Results part by part, in any order."""
+        return self.each(partial(_on_part, self.fitting, work), self.pool.units())
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results of any tasks, in any order."""
+        for result in self.runner.map(work, items, self.fitting.feature.name):
+            self.lease.check()
+            yield result
+
+
+def part_of(fitting: Fitting, unit: Unit) -> tuple[Part, np.ndarray]:
+    """A unit's samples that the feature is fitted on, and their [N] rows of the unit."""
+    span = Span(unit.block, unit.start, unit.stop, unit.number)
+    alive = ledger.alive(ledger.read_verdict(fitting.plan.work, fitting.seen, span))
+    rows = np.flatnonzero(alive)
+    return Part(unit.ordinal, batch_of(fitting.plan, fitting.index, span, rows)), rows
+
+
+def _on_part(fitting: Fitting, work: Callable[[Part], Result], unit: Unit) -> Result:
+    part, _ = part_of(fitting, unit)
+    return work(part)
+
+
+def fitted_on(fitting: Fitting, pool: Pool, chain: str) -> str:
+    """Changes with the recipe of a fitted feature, what that reads, and the samples it sees.
+
+    Args:
+        fitting: The feature and its place.
+        pool: What the run starts from.
+        chain: Changes with whoever survives so far.
+    """
+    plan, feature = fitting.plan, fitting.feature
+    place: Any = chain if feature.fit_on == "survivors" else [pool.fingerprint(), plan.limit]
+    registry = plan.registries[fitting.index]
+    makers = sorted({registry[name].store for name in feature.needs()} - {"pool"})
+    return fingerprint(
+        [plan.config.seed, plan.recipes[feature.name], place, [plan.recipes[m] for m in makers]]
+    )
+
+
+def fit(rows: UnitRows, wanted: str) -> None:
+    """Fit a feature unless what it learnt is there already, from the same.
+
+    The seal is written last, and what was made from something else is removed before.
+
+    Args:
+        rows: What it is fitted on.
+        wanted: What `fitted_on` says.
+    """
+    fitting = rows.fitting
+    seal = storage.join(fitting.folder, "fitted.json")
+    if storage.exists(seal) and storage.read_json(seal)["on"] == wanted:
+        return
+    storage.remove(fitting.folder)
+    fitting.feature.fit(rows, fitting.artefact)
+    rows.lease.confirm()
+    notes = fitting.feature.notes(fitting.artefact)
+    storage.commit_json(seal, {"on": wanted, "samples": rows.count, "notes": notes})
+
+
+def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit) -> Done:
+    """Give a unit's samples their values, unless they have them."""
+    began = time.monotonic()
+    store = columns.store(fitting.plan.work, fitting.feature.name)
+    part, rows = part_of(fitting, unit)
+    there = store.rows(unit.block, unit.number)
+    if not len(np.setdiff1d(rows + unit.start, there)):
+        return Done(0, 0, time.monotonic() - began)
+    given = assign(part)
+    fields: dict[str, Any] = {ROW: (rows + unit.start).astype(np.uint32)}
+    for field in fitting.feature.gives():
+        values = pl.Series(field.name, given.scalars[field.name], dtype=POLARS[field.dtype])
+        fields[field.name] = values.fill_nan(None) if values.dtype.is_float() else values
+    errors = list(given.errors) or [None] * len(rows)
+    fields["error"] = pl.Series(errors, dtype=pl.String)
+    store.write_part(unit.block, unit.number, pl.DataFrame(fields))
+    failed = sum(error is not None for error in errors)
+    return Done(len(rows), failed, time.monotonic() - began)
