@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate import columns, ledger, storage
+from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.flow import part_stem
@@ -32,8 +32,8 @@ class LedgerCatalogue:
         if not len(span):
             return _nothing(place["url"])
         work = self.plan.work
-        verdict = ledger.read_verdict(work, self.after, span)
-        rows = np.flatnonzero(ledger.alive(verdict))
+        found = fates.read(work, self.after, span)
+        rows = found.rows
         download = self.plan.download()
         names = ["key"] if download is None else ["key", f"{download.name}.part"]
         frame = columns.load(work, self.plan.registries[-1], names, span)[rows]
@@ -47,7 +47,7 @@ class LedgerCatalogue:
         addresses = (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
         return Kept(
             uids=columns.uids(work, span)[rows],
-            copies=verdict["copies"].to_numpy()[rows],
+            copies=found.copies[rows],
             first_copy=self._first_copies(addresses),
             tars=tars,
             part=part,

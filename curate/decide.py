@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from curate import chance, columns, ledger, storage
+from curate import chance, columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
 from curate.download import Download
 from curate.errors import ConfigError, first_line
+from curate.fates import LOST, START, Fates
 from curate.features import Feature
 from curate.sample import format_uids
 from curate.schema import AnyOf, Step
@@ -37,35 +38,54 @@ States = dict[str, State]  # {filter name: what it learnt}
 def batch_of(plan: Compiled, index: int, span: Span, rows: np.ndarray) -> Batch:
     """What a filter sees of some [K] rows (of the span)."""
     step = plan.steps[index]
-    frame = columns.load(plan.work, plan.registries[index], needs_of(step), span)[rows]
-    uids = columns.uids(plan.work, span)[rows]
-    addresses = (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
+    frame = columns.load(plan.work, plan.registries[index], needs_of(step), span)
+    if len(rows) < len(span):
+        frame = frame[rows]
+    uids = _Uids(plan.work, span, rows)
     draw = partial(_uniform, plan.config.seed, step.name, uids)
-    return Batch(frame, uids, addresses, draw)
+    return Batch(frame, uids, partial(_addresses, span, rows), draw)
+
+
+class _Uids:
+    """[K] UID of some rows of a span, read when first asked for."""
+
+    def __init__(self, work: str, span: Span, rows: np.ndarray) -> None:
+        self._place = (work, span, rows)
+
+    def __call__(self) -> np.ndarray:
+        return self.read
+
+    @cached_property
+    def read(self) -> np.ndarray:
+        work, span, rows = self._place
+        found = columns.uids(work, span)
+        return found if len(rows) == len(span) else found[rows]
+
+
+def _addresses(span: Span, rows: np.ndarray) -> np.ndarray:
+    return (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
 
 
 def _for_child(plan: Compiled, batch: Batch, name: str) -> Batch:
     """The batch with the random numbers of a filter inside any_of."""
-    return replace(batch, uniform=partial(_uniform, plan.config.seed, name, batch.uids))
+    return batch.drawing(partial(_uniform, plan.config.seed, name, lambda: batch.uids))
 
 
-def _uniform(seed: int, name: str, uids: np.ndarray, salt: str) -> np.ndarray:
-    return chance.uniform(seed, name, uids, salt)
+def _uniform(seed: int, name: str, uids: Callable[[], np.ndarray], salt: str) -> np.ndarray:
+    return chance.uniform(seed, name, uids(), salt)
 
 
-def apply_rows(
-    plan: Compiled, verdict: pl.DataFrame, span: Span, first: int, stop: int
-) -> pl.DataFrame:
-    """The verdict after steps `first` to `stop`, none of which is a barrier."""
+def apply_rows(plan: Compiled, so_far: Fates, span: Span, first: int, stop: int) -> Fates:
+    """The fates after steps `first` to `stop`, none of which is a barrier."""
     for index in range(first, stop):
         step = plan.steps[index]
-        rows = np.flatnonzero(ledger.alive(verdict))
+        rows = so_far.rows
         if is_scorer(step):
             said = _presence(plan, step, span, rows)
         else:
             said = say(plan, step, batch_of(plan, index, span, rows), {})
-        verdict = ledger.record(verdict, step.name, said)
-    return verdict
+        so_far = so_far.after(step.name, said)
+    return so_far
 
 
 def say(plan: Compiled, step: Step, batch: Batch, states: States) -> Verdict:
@@ -106,7 +126,7 @@ def _presence(plan: Compiled, step: Step, span: Span, rows: np.ndarray) -> Verdi
         maintain_order="left",
     )
     there = found["_there"].fill_null(value=False).to_numpy()
-    reason = pl.Series([None] * len(rows), dtype=pl.String)
+    reason = fates.nothing(len(rows))
     if isinstance(step, Download):
         failed = found.select(
             pl.when(pl.col("status") != "success").then(pl.coalesce("error", "status"))
@@ -124,24 +144,23 @@ def _lost_kinds(plan: Compiled, name: str, span: Span, rows: np.ndarray) -> list
     lost = plan.lost.get(name, {})
     kinds = dict.fromkeys(lost.values())
     assert kinds, f"{name}: {len(rows)} rows of block {span.block} have no value and no loss"
-    return [f"{ledger.LOST}{next(iter(kinds))}"] * len(rows)
+    return [f"{LOST}{next(iter(kinds))}"] * len(rows)
 
 
 def write_initial(plan: Compiled, span: Span) -> pl.DataFrame:
     """Commit the verdict that everything starts from, and give its counts."""
-    verdict = ledger.initial(plan.work, span)
-    ledger.write_verdict(plan.work, ledger.START, span.block, verdict)
-    return ledger.counts(verdict)
+    found = fates.initial(plan.work, span)
+    fates.write(plan.work, START, span.block, found)
+    return found.counts()
 
 
 def write_rows(
     plan: Compiled, before: str, after: str, steps: tuple[int, int], span: Span
 ) -> pl.DataFrame:
     """Commit the verdict after some row steps, and give its counts."""
-    verdict = ledger.read_verdict(plan.work, before, span)
-    verdict = apply_rows(plan, verdict, span, *steps)
-    ledger.write_verdict(plan.work, after, span.block, verdict)
-    return ledger.counts(verdict)
+    found = apply_rows(plan, fates.read(plan.work, before, span), span, *steps)
+    fates.write(plan.work, after, span.block, found)
+    return found.counts()
 
 
 def summarize(
@@ -150,7 +169,7 @@ def summarize(
     """One block's contribution to a pool filter with what it has learnt so far."""
     child, state = fitting
     seen = plan.pool_after if child.over_pool() else before
-    rows = np.flatnonzero(ledger.alive(ledger.read_verdict(plan.work, seen, span)))
+    rows = fates.read(plan.work, seen, span).rows
     batch = _for_child(plan, batch_of(plan, index, span, rows), child.name)
     return child.summarize(batch, state)
 
@@ -158,19 +177,18 @@ def summarize(
 def write_kept(plan: Compiled, before: str, index: int, states: States, span: Span) -> pl.DataFrame:
     """Commit the verdict after a pool filter (or an any_of that holds one)."""
     step = plan.steps[index]
-    verdict = ledger.read_verdict(plan.work, before, span)
-    rows = np.flatnonzero(ledger.alive(verdict))
-    said = say(plan, step, batch_of(plan, index, span, rows), states)
-    verdict = ledger.record(verdict, step.name, said)
-    ledger.write_verdict(plan.work, step.name, span.block, verdict)
-    return ledger.counts(verdict)
+    found = fates.read(plan.work, before, span)
+    said = say(plan, step, batch_of(plan, index, span, found.rows), states)
+    found = found.after(step.name, said)
+    fates.write(plan.work, step.name, span.block, found)
+    return found.counts()
 
 
 def send_members(plan: Compiled, before: str, index: int, exchange: Exchange, span: Span) -> None:
     """Write one block's survivors to the partitions of their groups."""
     step = plan.steps[index]
     assert isinstance(step, GroupFilter), step
-    rows = np.flatnonzero(ledger.alive(ledger.read_verdict(plan.work, before, span)))
+    rows = fates.read(plan.work, before, span).rows
     batch = batch_of(plan, index, span, rows)
     key = step.key(batch)
     known = ~key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
@@ -229,8 +247,8 @@ def write_groups(
     """Commit the verdict after a group filter."""
     step = plan.steps[index]
     assert isinstance(step, GroupFilter), step
-    verdict = ledger.read_verdict(plan.work, before, span)
-    rows = np.flatnonzero(ledger.alive(verdict))
+    found = fates.read(plan.work, before, span)
+    rows = found.rows
     key = step.key(batch_of(plan, index, span, rows))
     unknown = key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
     told = back.read(span.block) if back.writers else np.empty(0, dtype=DECISION)
@@ -241,16 +259,15 @@ def write_groups(
     gone = told["copies"] == 0
     firsts = np.empty(int(gone.sum()), dtype=[("f0", "<u8"), ("f1", "<u8")])
     firsts["f0"], firsts["f1"] = told["first_f0"][gone], told["first_f1"][gone]
-    because = pl.Series([None] * len(rows), dtype=pl.String)
-    reason = pl.Series([None] * len(rows), dtype=pl.String)
+    because, reason = fates.nothing(len(rows)), fates.nothing(len(rows))
     if gone.any():
         because = because.scatter(place[gone], format_uids(firsts))
         reason = reason.scatter(place[gone], step.reason())
     if unknown.any():
         reason = reason.scatter(np.flatnonzero(unknown), UNSCORED)
-    verdict = ledger.record(verdict, step.name, Verdict(copies, reason, because))
-    ledger.write_verdict(plan.work, step.name, span.block, verdict)
-    return ledger.counts(verdict)
+    found = found.after(step.name, Verdict(copies, reason, because))
+    fates.write(plan.work, step.name, span.block, found)
+    return found.counts()
 
 
 def shown_by(step: Step, states: States) -> Any:

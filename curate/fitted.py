@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from curate import columns, ledger, storage
+from curate import columns, fates, storage
 from curate.columns import ROW, Span
 from curate.compiled import Compiled
 from curate.decide import batch_of
+from curate.errors import ConfigError
 from curate.features import Columns, FittedFeature, Part
 from curate.lease import Lease
 from curate.pool import Pool, Unit
 from curate.records import Done
-from curate.runner import Runner
+from curate.runner import Lost, Needs, Runner, Stage
+from curate.schema import Resources
 from curate.score import POLARS
 from curate.step import fingerprint
 
@@ -80,20 +82,45 @@ class UnitRows:
 
     def map(self, work: Callable[[Part], Result]) -> Iterator[Result]:
         """Results part by part, in any order."""
-        return self.each(partial(_on_part, self.fitting, work), self.pool.units())
+        task = partial(_on_part, self.fitting, work)
+        return self._watched(self.runner.map(task, self.pool.units(), self.fitting.feature.name))
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results of any tasks, in any order."""
-        for result in self.runner.map(work, items, self.fitting.feature.name):
+        """Results of any tasks, in any order; with a GPU each where that makes them faster."""
+        feature = self.fitting.feature
+        if not feature.gpu:
+            return self._watched(self.runner.map(work, items, feature.name))
+        given = self.fitting.plan.config.run.steps.get(feature.name) or Resources()
+        needs = Needs(given.cpus, given.gpus, given.memory_gb, given.actors)
+        stage = Stage(feature.name, partial(_opened, work), needs)
+        return self._watched(_not_lost(feature.name, self.runner.flow([stage], items)))
+
+    def _watched(self, results: Iterator[Result]) -> Iterator[Result]:
+        for result in results:
             self.lease.check()
             yield result
+
+
+def _opened(work: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    return work
+
+
+def _not_lost(name: str, results: Iterator[tuple[int, Any, Any]]) -> Iterator[Any]:
+    """The results of a flow: what is learnt from all samples cannot do without some of them."""
+    for _, _, result in results:
+        if isinstance(result, Lost):
+            raise ConfigError(
+                f"{name} cannot be fitted: a task was lost ({result.kind}: {result.message}). "
+                f"Give each worker more with `run.{name}.memory_gb`, or have fewer at once with "
+                f"`run.{name}.actors`, and run again"
+            )
+        yield result
 
 
 def part_of(fitting: Fitting, unit: Unit) -> tuple[Part, np.ndarray]:
     """A unit's samples that the feature is fitted on, and their [N] rows of the unit."""
     span = Span(unit.block, unit.start, unit.stop, unit.number)
-    alive = ledger.alive(ledger.read_verdict(fitting.plan.work, fitting.seen, span))
-    rows = np.flatnonzero(alive)
+    rows = fates.read(fitting.plan.work, fitting.seen, span).rows
     return Part(unit.ordinal, batch_of(fitting.plan, fitting.index, span, rows)), rows
 
 

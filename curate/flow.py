@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import chance, columns, ledger, shard, storage
+from curate import chance, columns, fates, shard, storage
 from curate.columns import ROW, Span, Store
 from curate.compiled import Compiled
 from curate.decide import apply_rows
@@ -59,10 +59,9 @@ def wanted(plan: Compiled, place: Place, span: Span) -> np.ndarray:
     step = plan.steps[place.steps[0]]
     if isinstance(step, FittedFeature):  # just who it was fitted on
         seen = Fitting(plan, place.steps[0], place.before).seen
-        return ledger.alive(ledger.read_verdict(plan.work, seen, span))
-    verdict = ledger.read_verdict(plan.work, place.before, span)
-    verdict = apply_rows(plan, verdict, span, place.first, place.steps[0])
-    alive = ledger.alive(verdict)
+        return fates.read(plan.work, seen, span).alive
+    found = fates.read(plan.work, place.before, span)
+    alive = apply_rows(plan, found, span, place.first, place.steps[0]).alive
     if plan.config.probe == 0:
         return alive
     draws = chance.uniform(plan.config.seed, "probe", columns.uids(plan.work, span))

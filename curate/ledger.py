@@ -1,4 +1,4 @@
-"""The fate of each sample: verdicts while a run decides, and the ledger when it is done."""
+"""The ledger: for each sample of the pool its fate, the step and reason, and what decided."""
 
 from __future__ import annotations
 
@@ -11,90 +11,13 @@ import polars as pl
 
 from curate import columns, storage
 from curate.columns import Registry, Span
-from curate.intake import PROBLEM
-from curate.parquet import read_parquet, scan_parquet, write_parquet
-from curate.sample import format_uids
-from filters import Verdict
+from curate.fates import LOST, Fates, nothing
+from curate.foreign import TEXT
+from curate.metadata import ARRAY
+from curate.parquet import read_parquet, write_parquet
+from curate.sample import format_uids, make_uids
 
-START = "pool"  # the verdict that every run starts from
-LOST = "lost:"  # reasons that begin so are losses of our own, counted apart
-
-# One row per sample of a block; `step` is null for whoever is still in.
-SCHEMA: dict[str, Any] = {
-    "step": pl.String,
-    "reason": pl.String,
-    "copies": pl.UInt32,
-    "because": pl.String,
-}
-
-
-def verdict_file(work: str, after: str, block: int) -> str:
-    """The verdict on a block after a step."""
-    return storage.join(work, "state", after, f"block-{block:04d}.parquet")
-
-
-def read_verdict(work: str, after: str, span: Span) -> pl.DataFrame:
-    """[len(span)] rows of SCHEMA."""
-    url = verdict_file(work, after, span.block)
-    if storage.is_local(url):
-        return scan_parquet(url).slice(span.start, len(span)).collect()
-    return read_parquet(url)[span.start : span.stop]
-
-
-def write_verdict(work: str, after: str, block: int, verdict: pl.DataFrame) -> None:
-    """Commit the verdict on a block."""
-    write_parquet(verdict_file(work, after, block), verdict.select(list(SCHEMA)))
-
-
-def initial(work: str, span: Span) -> pl.DataFrame:
-    """Everybody is in, but for rows that the pool itself cannot use."""
-    problem = columns.read_pool(work, [PROBLEM], span)[PROBLEM].cast(pl.String)
-    return pl.DataFrame(
-        {
-            "step": pl.Series([None] * len(span), dtype=pl.String),
-            "reason": problem,
-            "copies": problem.is_null().cast(pl.UInt32),
-            "because": pl.Series([None] * len(span), dtype=pl.String),
-        }
-    ).with_columns(pl.when(pl.col("reason").is_not_null()).then(pl.lit(START)).alias("step"))
-
-
-def alive(verdict: pl.DataFrame) -> np.ndarray:
-    """[N] bool: who is still in."""
-    return verdict["step"].is_null().to_numpy()
-
-
-def record(verdict: pl.DataFrame, step: str, said: Verdict) -> pl.DataFrame:
-    """The verdict after a step said something of those still in, in row order; copies multiply."""
-    rows = np.flatnonzero(alive(verdict))
-    assert len(rows) == len(said.copies), (step, len(rows), len(said.copies))
-    copies = verdict["copies"].to_numpy().copy()
-    copies[rows] *= said.copies
-    removed = said.copies == 0
-    out = rows[removed]
-    because = said.because if said.because is not None else None
-    reasons = said.reason.filter(pl.Series(removed))
-    assert reasons.null_count() == 0, f"{step} removed samples without a reason"
-    return verdict.with_columns(
-        pl.Series("copies", copies, dtype=pl.UInt32),
-        verdict["step"].scatter(out, step) if len(out) else verdict["step"],
-        verdict["reason"].scatter(out, reasons) if len(out) else verdict["reason"],
-        verdict["because"].scatter(out, because.filter(pl.Series(removed)))
-        if because is not None and len(out)
-        else verdict["because"],
-    )
-
-
-def counts(verdict: pl.DataFrame) -> pl.DataFrame:
-    """(step, reason, rows, copies) of a block; step is null for those still in."""
-    return verdict.group_by("step", "reason").agg(
-        pl.len().cast(pl.Int64).alias("rows"), pl.col("copies").cast(pl.Int64).sum()
-    )
-
-
-def add_counts(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Counts of two blocks in one, in any order."""
-    return pl.concat([left, right]).group_by("step", "reason").agg(pl.col("rows", "copies").sum())
+_LONGEST = 200  # characters of a text: a caption of 10,000 explains no more
 
 
 @dataclass(frozen=True)
@@ -104,6 +27,17 @@ class Explained:
     columns: tuple[str, ...]
     registry: Registry
 
+    @property
+    def kept(self) -> list[str]:
+        """Those whose values the ledger keeps: the pool's texts are in the pool, by row."""
+        found = (name for name in self.columns if name in self.registry)
+        return [
+            name
+            for name in found
+            if not (self.registry[name].store == "pool" and name in (*TEXT, "uid"))
+            and self.registry[name].dtype != ARRAY
+        ]
+
 
 def ledger_file(work: str, block: int) -> str:
     """The ledger of a block."""
@@ -112,68 +46,81 @@ def ledger_file(work: str, block: int) -> str:
 
 def write_ledger(
     work: str,
-    after: str,
+    fates: Fates,
     span: Span,
     shards: tuple[np.ndarray, np.ndarray],
     explained: Mapping[str, Explained],
-) -> pl.DataFrame:
-    """Commit the ledger of a block and give its counts.
+) -> None:
+    """Commit the ledger of a block.
 
     Args:
         work: The work folder.
-        after: The last verdict.
+        fates: The last ones.
         span: The whole block.
         shards: [S] numbers of the block's shards and [S] their first rows.
         explained: {step: what explains its removals}.
     """
-    verdict = read_verdict(work, after, span)
-    values = pl.Series([None] * len(span), dtype=pl.String)
-    for step, shown in explained.items():
-        rows = np.flatnonzero((verdict["step"] == step).fill_null(value=False).to_numpy())
-        if len(rows) and shown.columns:
-            values = values.scatter(rows, _encoded(work, shown, span, rows))
     numbers, offsets = shards
-    rows = np.arange(len(span))
-    place = np.searchsorted(offsets, rows, side="right") - 1
-    fate = (
-        pl.when(pl.col("step").is_null())
-        .then(pl.lit("kept"))
-        .when(pl.col("reason").str.starts_with(LOST))
-        .then(pl.lit("lost"))
-        .otherwise(pl.lit("removed"))
-    )
-    ledger = pl.DataFrame(
-        {
-            "shard": pl.Series(numbers[place], dtype=pl.UInt32),
-            "row": pl.Series(rows - offsets[place], dtype=pl.UInt32),
-            "uid": format_uids(columns.uids(work, span)),
-            "fate": verdict.select(fate=fate).to_series(),
-            "step": verdict["step"],
-            "reason": verdict["reason"],
-            "values": values,
-            "because": verdict["because"],
-            "copies": verdict["copies"],
-        }
-    )
-    write_parquet(ledger_file(work, span.block), ledger)
-    return counts(verdict)
+    ends = np.append(offsets[1:], len(span))
+    sizes = ends - offsets
+    uids = columns.uids(work, span)
+    fields: dict[str, Any] = {
+        "shard": np.repeat(numbers.astype(np.uint32), sizes),
+        "row": (np.arange(len(span)) - np.repeat(offsets, sizes)).astype(np.uint32),
+        "uid_hi": uids["f0"],
+        "uid_lo": uids["f1"],
+        "fate": _fate(fates),
+        "step": fates.steps(),
+        "reason": fates.reasons(),
+        "copies": fates.copies,
+        "because": fates.because if fates.because is not None else nothing(len(span)),
+    }
+    values = _values(work, fates, span, explained)
+    if values:
+        fields["values"] = pl.DataFrame(values).to_struct("values")
+    write_parquet(ledger_file(work, span.block), pl.DataFrame(fields))
 
 
-def _encoded(work: str, shown: Explained, span: Span, rows: np.ndarray) -> pl.Series:
-    """The deciding values of some rows as JSON: {"clip.similarity": 0.213}."""
-    frame = columns.load(work, shown.registry, shown.columns, span)[rows]
-    flat = []
-    for name in shown.columns:
+def _fate(fates: Fates) -> pl.Series:
+    lost = [reason.startswith(LOST) for _, reason in fates.known]
+    words = ["kept", *("lost" if one else "removed" for one in lost)]
+    return pl.Series(words, dtype=pl.Categorical).gather(pl.Series(fates.code))
+
+
+def _values(
+    work: str, fates: Fates, span: Span, explained: Mapping[str, Explained]
+) -> list[pl.Series]:
+    """The columns that decided, each with the values of those rows that it explains."""
+    wanted: dict[str, list[str]] = {}  # {column: steps that it explains}
+    registry: dict[str, Any] = {}
+    for step, shown in explained.items():
+        for name in shown.kept:
+            wanted.setdefault(name, []).append(step)
+            registry[name] = shown.registry[name]
+    if not wanted:
+        return []
+    frame = columns.load(work, registry, wanted, span)
+    found = []
+    for name, steps in wanted.items():
         outer, dot, inner = name.partition(".")
-        series = frame[outer].struct.field(inner) if dot else frame[outer]
-        if series.dtype == pl.Binary:  # JSON has no bytes
-            series = series.bin.encode("hex")
+        series = (frame[outer].struct.field(inner) if dot else frame[outer]).alias(name)
+        mask = np.zeros(len(span), dtype=bool)
+        for step in steps:
+            mask[fates.of(step)] = True
         if series.dtype == pl.String:
-            series = series.str.slice(0, 200)  # a caption of 10,000 characters explains no more
-        flat.append(series.alias(name))
-    return pl.DataFrame(flat).to_struct("values").struct.json_encode()
+            series = series.str.slice(0, _LONGEST)
+        found.append(series.zip_with(pl.Series(mask), pl.Series(name, [None], series.dtype)))
+    return found
 
 
 def read_ledger(work: str, block: int) -> pl.DataFrame:
-    """The ledger of a block: shard, row, uid, fate, step, reason, values, because, copies."""
-    return read_parquet(ledger_file(work, block))
+    """The ledger of a block, with the `uid` in hex: shard, row, uid, fate, step, reason, ..."""
+    return spelt(read_parquet(ledger_file(work, block)))
+
+
+def spelt(ledger: pl.DataFrame) -> pl.DataFrame:
+    """A ledger as it lies on disk, with its words as text and its uids in hex."""
+    uids = make_uids(ledger["uid_hi"].to_numpy(), ledger["uid_lo"].to_numpy())
+    words = pl.col("fate", "step", "reason").cast(pl.String)
+    found = ledger.with_columns(words, pl.Series("uid", format_uids(uids), dtype=pl.String))
+    return found.select("shard", "row", "uid", *ledger.columns[4:])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, ledger, storage, subset
+from curate import columns, fates, ledger, storage, subset
 from curate.catalogue import SHARED_UIDS, LedgerCatalogue
 from curate.columns import Span
 from curate.compiled import Compiled
@@ -56,14 +56,13 @@ def _ledger_block(
     explained: dict[str, ledger.Explained],
     span: Span,
 ) -> pl.DataFrame:
-    counts = ledger.write_ledger(plan.work, after, span, places[span.block], explained)
-    verdict = ledger.read_verdict(plan.work, after, span)
-    kept = np.flatnonzero(ledger.alive(verdict))
+    found = fates.read(plan.work, after, span)
+    ledger.write_ledger(plan.work, found, span, places[span.block], explained)
+    kept = found.rows
     addresses = (np.uint64(span.block) << np.uint64(32)) + kept.astype(np.uint64)
-    copies = verdict["copies"].to_numpy()[kept]
     uids = columns.uids(plan.work, span)[kept]
-    subset.save_run(_run_file(plan.work, span.block), uids, addresses, copies)
-    return counts
+    subset.save_run(_run_file(plan.work, span.block), uids, addresses, found.copies[kept])
+    return found.counts()
 
 
 def _run_file(work: str, block: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, decide, ledger, storage
+from curate import columns, decide, fates, storage
 from curate.columns import Span, store
 from curate.compiled import Compiled, Phase, columns_given, is_scorer, pool_children
 from curate.decide import States
@@ -41,7 +41,7 @@ class Run:
     recorder: Recorder
     grow: Callable[[Runner, int], Runner]  # a runner that suits so many rows to score or fetch
     chain: str = ""
-    before: str = ledger.START
+    before: str = fates.START
     selection: str = ""  # changes with the rows that are kept and their copies, once it is known
     states: States = field(default_factory=dict)
     counts: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -59,20 +59,15 @@ class Run:
         """Run a block task that gives counts over all blocks, and add them up."""
         spans = self.spans()
         self.recorder.begin(label, len(spans))
-        total = fold(self._watched(self.runner.map(work, spans, label), label), ledger.add_counts)
+        total = fold(self._watched(self.runner.map(work, spans, label), label), fates.add_counts)
         self.recorder.end(label)
-        return total if total is not None else no_counts()
+        return total if total is not None else fates.no_counts()
 
     def _watched(self, results: Iterator[Any], label: str) -> Iterator[Any]:
         for result in results:
             self.lease.check()
             self.recorder.task(label)
             yield result
-
-
-def no_counts() -> pl.DataFrame:
-    """The counts of a pool without blocks."""
-    return ledger.counts(pl.DataFrame(schema=ledger.SCHEMA))
 
 
 def _stages(run: Run, phase: Phase) -> list[Place]:
@@ -294,10 +289,17 @@ def _reuse(run: Run, after: str) -> bool:
     if state is None or state["chain"] != run.chain:
         storage.remove(_state_file(run.plan.work, after))
         return False
-    run.counts = pl.DataFrame(state["counts"], schema=no_counts().schema, orient="row")
+    run.counts = pl.DataFrame(state["counts"], schema=fates.no_counts().schema, orient="row")
     run.states.update(state["states"])
     run.before = after
     return True
+
+
+def begin(run: Run) -> None:
+    """The verdict that everything starts from: whom the pool itself cannot use."""
+    if not _reuse(run, fates.START):
+        run.counts = run.map_counts(partial(decide.write_initial, run.plan), "start")
+        _seal_state(run, fates.START, {})
 
 
 def rows(run: Run, phase: Phase) -> None:
@@ -343,6 +345,8 @@ def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
 
 
 def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
+    import pandas.util  # noqa: F401 - two threads that import it first at once deadlock
+
     plan, spans = run.plan, run.spans()
     folder = storage.join(plan.work, "state", f"{step.name}.shuffle")
     storage.remove(folder)
@@ -383,9 +387,9 @@ def _check_budgets(run: Run, indices: Sequence[int]) -> None:
 
 def step_totals(counts: pl.DataFrame, plan: Compiled, index: int) -> tuple[int, int, int]:
     """(rows in, rows removed, rows lost) of a step."""
-    earlier = [ledger.START, *(step.name for step in plan.steps[:index])]
+    earlier = [fates.START, *(step.name for step in plan.steps[:index])]
     gone = int(counts.filter(pl.col("step").is_in(earlier))["rows"].sum())
     own = counts.filter(pl.col("step") == plan.steps[index].name)
-    is_lost = pl.col("reason").str.starts_with(ledger.LOST)
+    is_lost = pl.col("reason").str.starts_with(fates.LOST)
     lost = int(own.filter(is_lost)["rows"].sum())
     return int(counts["rows"].sum()) - gone, int(own["rows"].sum()) - lost, lost

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from curate import decide, storage
+from curate import storage
 from curate.check import compile_pipeline
 from curate.columns import Registry
 from curate.compiled import Compiled, is_scorer
@@ -19,7 +19,7 @@ from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
-from curate.phases import Run, barrier, flow, rows
+from curate.phases import Run, barrier, begin, flow, rows
 from curate.pool import pool_columns, read_pool
 from curate.pool_files import list_files
 from curate.records import Observe, Recorder
@@ -30,7 +30,7 @@ from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 
 RAY_PAYS_ROWS = 20_000  # rows to score or fetch above which Ray's start (4 s) is worth it
-RAY_DECIDES_ROWS = 5_000_000  # rows of the pool above which filters alone are worth it
+RAY_DECIDES_ROWS = 100_000_000  # rows of the pool above which filters alone are worth it
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def resolved_yaml(plan: Compiled) -> str:
 
 
 def _as_yaml(plan: Compiled, step: Step) -> dict[str, Any]:
-    fields = step.model_dump(mode="json", exclude_none=True)
+    fields = step.model_dump(mode="json", exclude_none=True, by_alias=True)
     if isinstance(step, AnyOf):
         fields["steps"] = [_as_yaml(plan, child) for child in step.steps]
     return {plan.kind(step): fields}
@@ -248,7 +248,7 @@ def _as_yaml(plan: Compiled, step: Step) -> dict[str, Any]:
 def _run_all(run: Run) -> Outcome:
     plan = run.plan
     run.chain = fingerprint([plan.config.seed, run.pool.fingerprint()])
-    run.counts = run.map_counts(partial(decide.write_initial, plan), "start")
+    begin(run)
     run.states = {"pool": {"rows": _pool_rows(run)}}
     for phase in plan.phases():
         flow(run, phase)

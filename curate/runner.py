@@ -1,4 +1,4 @@
-"""How work is spread: inline, or on Ray. The only module that imports ray.
+"""How work is spread: in this process, or on Ray. The only module that imports ray.
 
 References go through Ray, bytes go through storage: tasks take and return small values. The driver
 holds a bounded window of tasks, never a list of all of them.
@@ -6,8 +6,11 @@ holds a bounded window of tasks, never a list of all of them.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from curate.actors import Lost, Machines, Needs, Pool, Stage, share_cpus
@@ -15,6 +18,7 @@ from curate.actors import Lost, Machines, Needs, Pool, Stage, share_cpus
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_THREADS = 4
 PATIENCE_S = 10.0  # how long a worker may wait for its place before idle ones must make room
 __all__ = ["LocalRunner", "Lost", "Needs", "RayRunner", "Runner", "Stage", "fold"]
 
@@ -45,14 +49,37 @@ def fold(results: Iterator[Result], merge: Callable[[Result, Result], Result]) -
 
 
 class LocalRunner:
-    """Everything inline, in this process: tests, debugging, small pools."""
+    """Everything in this process: tests, debugging, and decisions over millions of rows."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Tasks of `map` run in so many threads: polars and numpy leave Python alone for long.
+
+        Args:
+            threads: Absent: one a CPU, but no more than 4, for each holds a block in memory.
+        """
+        self._threads = threads or min(os.cpu_count() or 1, _THREADS)
 
     def map(
         self, work: Callable[[Item], Result], items: Iterable[Item], label: str
     ) -> Iterator[Result]:
         """Results in order."""
-        for item in items:
-            yield work(item)
+        source = iter(items)
+        first = list(itertools.islice(source, 2))
+        if self._threads == 1 or len(first) < 2:
+            yield from map(work, first)
+            yield from map(work, source)
+            return
+        with ThreadPoolExecutor(self._threads, "map") as pool:
+            waiting: deque[Future[Result]] = deque()
+            try:
+                for item in itertools.chain(first, source):
+                    waiting.append(pool.submit(work, item))
+                    if len(waiting) > self._threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # whatever failed, what still waits is worth nothing
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def flow(
         self, stages: Sequence[Stage], items: Iterable[Item]

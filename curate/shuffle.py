@@ -6,7 +6,7 @@ task reads its slice of every such file. Memory is bounded by one block, or one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +36,14 @@ class Exchange:
 
     def read(self, reader: int) -> np.ndarray:
         """All records for one reader, in order of writer."""
-        parts = []
+        return np.concatenate(list(self.pieces(reader)))
+
+    def pieces(self, reader: int) -> Iterator[np.ndarray]:
+        """The records for one reader, in order of writer, from one writer at a time."""
         for writer in range(self.writers):
             offsets = storage.read_array(f"{self._stem(writer)}.offsets.npy")
             start, stop = int(offsets[reader]), int(offsets[reader + 1])
-            parts.append(storage.read_rows(f"{self._stem(writer)}.npy", start, stop))
-        return np.concatenate(parts)
+            yield storage.read_rows(f"{self._stem(writer)}.npy", start, stop)
 
     def remove(self) -> None:
         """Delete the files."""

@@ -13,6 +13,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -31,16 +32,41 @@ class Unbound(ValueError):
     """A column is missing, ambiguous or of the wrong type; the text says what to write."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some survivors, in row order: what every filter sees."""
+Late = np.ndarray | Callable[[], np.ndarray]  # an array, or what reads it once it is asked for
 
-    frame: pl.DataFrame  # the columns of `needs`; a feature's are fields of one struct; NaN is null
-    uids: np.ndarray  # [N] structured u8,u8
-    addresses: np.ndarray  # [N] uint64, unique and ascending: orders samples that share a uid
-    uniform: Callable[
-        [str], np.ndarray
-    ]  # salt -> [N] float64 in [0, 1), by (seed, step, salt, uid)
+
+class Batch:
+    """Some N survivors, in row order: what every filter sees."""
+
+    def __init__(
+        self, frame: pl.DataFrame, uids: Late, addresses: Late, uniform: Callable[[str], np.ndarray]
+    ) -> None:
+        """Put a batch together.
+
+        Args:
+            frame: The columns of `needs`; a feature's are fields of one struct; NaN is null.
+            uids: [N] structured u8,u8.
+            addresses: [N] uint64, unique and ascending.
+            uniform: salt -> [N] float64 in [0, 1), by (seed, step, salt, uid).
+        """
+        self.frame = frame
+        self.uniform = uniform
+        self._uids = uids
+        self._addresses = addresses
+
+    @cached_property
+    def uids(self) -> np.ndarray:
+        """[N] structured u8,u8; read when first asked for: most filters never do."""
+        return self._uids() if callable(self._uids) else self._uids
+
+    @cached_property
+    def addresses(self) -> np.ndarray:
+        """[N] uint64, unique and ascending: orders samples that share a uid."""
+        return self._addresses() if callable(self._addresses) else self._addresses
+
+    def drawing(self, uniform: Callable[[str], np.ndarray]) -> Batch:
+        """The same samples with other random numbers."""
+        return Batch(self.frame, lambda: self.uids, lambda: self.addresses, uniform)
 
 
 @dataclass(frozen=True)
@@ -154,7 +180,7 @@ class GroupFilter(Filter):
 
     def priority(self, batch: Batch) -> np.ndarray:
         """[N] float64: within a group higher comes first, NaN last; ties go to the smaller uid."""
-        return np.zeros(len(batch.uids))
+        return np.zeros(batch.frame.height)
 
     def keep_ranked(self, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
         """[N] uint32 copies, of each sample's rank in its group (0 = first) and its size."""
@@ -187,19 +213,29 @@ def structured(series: Mapping[str, pl.Series], rows: int) -> pl.DataFrame:
 
 def judge(filter_: RowFilter, batch: Batch) -> Verdict:
     """The verdict of a row filter."""
+    rules = filter_.passes()
+    # Each rule once, as a column: in the chain below it would be computed twice.
+    passed = batch.frame.select(rule.alias(name) for name, rule in rules.items())
     reason = pl.lit(None, dtype=pl.String)
-    for name, passes in reversed(filter_.passes().items()):
+    for name in reversed(rules):
+        unknown, failed = pl.col(name).is_null(), ~pl.col(name)
         reason = (
-            pl.when(passes.is_null())
+            pl.when(unknown)
             .then(pl.lit(UNSCORED))
-            .when(~passes)
-            .then(pl.lit(name))
-            .otherwise(reason)
+            .otherwise(pl.when(failed).then(pl.lit(name)).otherwise(reason))
         )
-    reasons = batch.frame.select(reason.alias("reason")).to_series()
-    if len(reasons) != len(batch.uids):  # an expression over no column gives one value
-        reasons = reasons.new_from_index(0, len(batch.uids))
-    return Verdict(reasons.is_null().to_numpy().astype(np.uint32), reasons)
+    reasons = passed.select(reason=reason).to_series()
+    if len(reasons) != batch.frame.height:  # a rule over no column gives one value
+        reasons = reasons.new_from_index(0, batch.frame.height)
+    return Verdict(reasons.is_null().cast(pl.UInt32).to_numpy(), reasons)
+
+
+def reasons_of(removed: Mapping[str, np.ndarray]) -> pl.Series:
+    """[N] string, null for who stays, of {reason: [N] bool}; the first reason wins."""
+    reason = pl.lit(None, dtype=pl.String)
+    for name in reversed(list(removed)):
+        reason = pl.when(pl.col(name)).then(pl.lit(name)).otherwise(reason)
+    return pl.DataFrame(dict(removed)).select(reason=reason).to_series()
 
 
 def names() -> list[str]:

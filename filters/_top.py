@@ -1,9 +1,4 @@
-"""Exact selection of the best m of n rows, streaming: a radix select on (value, uid, address).
-
-Each pass counts one 16-bit digit of the key among the rows that may still be the last one kept;
-once few are left they are gathered and sorted. Counts add up exactly, so the result does not depend
-on how rows are spread over batches, and memory does not depend on n.
-"""
+"""What filters that keep the best so many have in common; subclasses say by which value."""
 
 from __future__ import annotations
 
@@ -12,14 +7,11 @@ from math import isfinite
 from typing import Literal
 
 import numpy as np
-import polars as pl
 from pydantic import Field
 
-from filters import UNSCORED, Batch, Counts, PoolFilter, State, Summary, Verdict
+from filters import UNSCORED, Batch, Counts, PoolFilter, State, Summary, Verdict, _radix, reasons_of
 
 Of = Literal["survivors", "pool_threshold", "pool_count"]
-GATHER = 1 << 17  # candidates few enough to hold at once: 4 MB of keys
-DIGITS = 65_536
 
 
 def exact_share(fraction: float, rows: int) -> int:
@@ -27,62 +19,55 @@ def exact_share(fraction: float, rows: int) -> int:
     return int((Decimal(repr(fraction)) * rows).to_integral_value(ROUND_FLOOR))
 
 
-def keys_of(values: np.ndarray, batch: Batch) -> np.ndarray:
-    """[N, 4] uint64, smaller is better: value descending, then uid, then address ascending."""
-    values = np.asarray(values, dtype=np.float64) + 0.0  # -0.0 and 0.0 are the same score
-    raw = values.view(np.uint64)
-    sign = np.uint64(1 << 63)
-    ascending = np.where(raw & sign, ~raw, raw | sign)
-    return np.stack([~ascending, batch.uids["f0"], batch.uids["f1"], batch.addresses], axis=1)
-
-
-def value_of(word: int) -> float:
-    """The value whose key begins with `word`: the inverse of `keys_of`."""
-    ascending = np.uint64(word) ^ np.uint64(2**64 - 1)
-    sign = np.uint64(1 << 63)
-    raw = ascending ^ sign if ascending & sign else ascending ^ np.uint64(2**64 - 1)
-    return float(np.array([raw], dtype=np.uint64).view(np.float64)[0])
-
-
-def at_most(keys: np.ndarray, boundary: list[int]) -> np.ndarray:
-    """[N] bool: rows whose key does not come after the boundary, compared word by word."""
-    result = np.ones(len(keys), dtype=bool)
-    for word in reversed(range(len(boundary))):
-        bound = np.uint64(boundary[word])
-        result = (keys[:, word] < bound) | ((keys[:, word] == bound) & result)
-    return result
-
-
-def _digit(keys: np.ndarray, position: int) -> np.ndarray:
-    shift = np.uint64(48 - 16 * (position % 4))
-    return (keys[:, position // 4] >> shift) & np.uint64(DIGITS - 1)
-
-
-def _candidates(keys: np.ndarray, prefix: list[int]) -> np.ndarray:
-    for position, digit in enumerate(prefix):
-        keys = keys[_digit(keys, position) == np.uint64(digit)]
-    return keys
-
-
 class Top(PoolFilter):
     """The contract of filters that keep the best so many; subclasses say by which value."""
 
     top_fraction: float | None = Field(None, gt=0, le=1, description="share of the rows that stays")
     top_count: int | None = Field(None, ge=1, description="number of rows that stay")
+    skip_fraction: float | None = Field(
+        None, gt=0, lt=1, description="share of the rows, the best ones, that goes all the same"
+    )
     of: Of | None = Field(None, description="of what the share is taken")
+    parity: Literal["datacomp"] | None = Field(
+        None, description="decide as the published code does"
+    )
 
     def values(self, batch: Batch) -> np.ndarray:
-        """[N] float64, higher is better, NaN where unscored."""
+        """[N] float, higher is better, NaN where unscored."""
         raise NotImplementedError  # the contract: every subclass says so itself
+
+    def precision(self) -> _radix.Precision:
+        """In which values are compared: the same for every batch."""
+        return "float64"
 
     def problems(self) -> list[str]:
         if (self.top_fraction is None) == (self.top_count is None):
             return ["give one of top_fraction and top_count"]
-        if self.top_count is not None and self.of == "pool_count":
+        if self.top_fraction is None:
+            return self._problems_of_a_count()
+        if self.skip_fraction is not None and self.skip_fraction >= self.top_fraction:
             return [
-                "top_count is a number of rows already: `of: pool_count` goes with top_fraction"
+                f"skip_fraction {self.skip_fraction} is not below top_fraction "
+                f"{self.top_fraction}: nothing can pass"
             ]
+        if self.parity is None:
+            return []
+        if self.skip_fraction is not None:
+            return ["DataComp's code has no skip_fraction: leave it out, or leave out `parity`"]
+        if self.of not in (None, "pool_threshold"):
+            return ["DataComp takes the share of the whole pool: write `of: pool_threshold`"]
         return []
+
+    def _problems_of_a_count(self) -> list[str]:
+        fields = {"skip_fraction": self.skip_fraction, "parity": self.parity}
+        found = [
+            f"{name} goes with top_fraction" for name, value in fields.items() if value is not None
+        ]
+        if self.of == "pool_count":
+            found.append(
+                "top_count is a number of rows already: `of: pool_count` goes with top_fraction"
+            )
+        return found
 
     def problems_after_filters(self) -> list[str]:
         if self.of is not None or (self.top_count is not None):
@@ -97,62 +82,91 @@ class Top(PoolFilter):
 
     def start(self, counts: Counts) -> State:
         rows = counts.survivors if self.of in (None, "survivors") else counts.pool
+        cuts = {"last": _radix.search(self._take(rows), rows)}
+        if self.skip_fraction is not None:
+            cuts["skipped"] = _radix.search(exact_share(self.skip_fraction, rows), rows)
+        return {"rows": rows, **cuts}
+
+    def _take(self, rows: int) -> int:
+        """How many rows stay: the rank of the last of them."""
         if self.top_count is not None:
-            take = self.top_count
-        else:
-            take = exact_share(self.top_fraction or 0.0, rows)
-        return {"rows": rows, "take": take, "better": 0, "prefix": [], "gather": rows <= GATHER}
+            return self.top_count
+        fraction = self.top_fraction or 0.0
+        if self.parity is None:
+            return exact_share(fraction, rows)
+        return int(rows * fraction) + 1  # the element n of a list that starts at 0
 
     def finished(self, state: State) -> bool:
-        return "boundary" in state
+        return all(_radix.resolved(cut) for cut in _cuts(state).values())
 
     def summarize(self, batch: Batch, state: State) -> Summary:
-        values = self.values(batch)
-        scored = ~np.isnan(values)
-        keys = _candidates(keys_of(values, batch)[scored], state["prefix"])
-        if state["gather"]:
-            return keys
-        return np.bincount(_digit(keys, len(state["prefix"])).astype(np.int64), minlength=DIGITS)
+        values = self._values(batch)
+        rows = None  # of the batch, of each key; None: all of them
+        if (missing := np.isnan(values)).any():
+            rows = np.flatnonzero(~missing)
+            values = values[rows]
+        keys = _radix.order(values)
 
-    def merge(self, left: Summary, right: Summary) -> Summary:
-        return np.concatenate([left, right]) if left.ndim == 2 else left + right
+        def words(chosen: np.ndarray) -> np.ndarray:
+            return words_of(batch, chosen if rows is None else rows[chosen])
 
-    def fit(self, summary: Summary | None, state: State) -> State:
-        missing = state["take"] - state["better"]
-        if summary is None or missing == 0:
-            return {**state, "boundary": None, "all": summary is None}
-        if state["gather"]:
-            return self._fit_gathered(summary, missing, state)
-        reached = np.cumsum(summary)
-        if reached[-1] <= missing and not state["prefix"]:  # later, it is all of one digit
-            return {**state, "boundary": None, "all": True}
-        digit = int(np.searchsorted(reached, missing))
-        before = int(reached[digit - 1]) if digit else 0
-        inside = int(summary[digit])
         return {
-            **state,
-            "better": state["better"] + before,
-            "prefix": [*state["prefix"], digit],
-            "gather": inside <= GATHER or len(state["prefix"]) + 1 == 16,
+            name: _radix.look(cut, keys, words, self.precision())
+            for name, cut in _cuts(state).items()
+            if not _radix.resolved(cut)
         }
 
-    def _fit_gathered(self, keys: np.ndarray, missing: int, state: State) -> State:
-        if len(keys) <= missing and not state["prefix"]:
-            return {**state, "boundary": None, "all": True}
-        order = np.lexsort(keys.T[::-1])
-        boundary = [int(word) for word in keys[order[missing - 1]]]
-        threshold = value_of(boundary[0])
-        shown = {"threshold": threshold} if isfinite(threshold) else {}  # JSON has no infinity
-        return {**state, "boundary": boundary, **shown}
+    def merge(self, left: Summary, right: Summary) -> Summary:
+        return {name: _radix.add(found, right[name]) for name, found in left.items()}
+
+    def fit(self, summary: Summary | None, state: State) -> State:
+        if summary is None:
+            return {**state, **{name: {"all": True} for name in _cuts(state)}}
+        ties: Literal["cut", "kept"] = "cut" if self.parity is None else "kept"
+        narrowed = {
+            name: _radix.narrow(state[name], found, self.precision(), ties)
+            for name, found in summary.items()
+        }
+        if self.parity is not None and "all" in narrowed["last"]:
+            # The published threshold is then NaN, and nothing is at or above it; where the share
+            # is the whole pool its code stops with an error, and everything scored stays here.
+            narrowed["last"] = {"all": state["last"]["rank"] > state["rows"]}
+        return {**state, **narrowed}
 
     def keep(self, batch: Batch, state: State) -> Verdict:
-        values = self.values(batch)
-        scored = ~np.isnan(values)
-        if state["boundary"] is not None:
-            kept = scored & at_most(keys_of(values, batch), state["boundary"])
-        else:
-            kept = scored & state["all"]
-        flags = pl.DataFrame({"kept": kept, "scored": scored})
-        why = pl.when("scored").then(pl.lit("below_threshold")).otherwise(pl.lit(UNSCORED))
-        reason = flags.select(reason=pl.when(~pl.col("kept")).then(why)).to_series()
-        return Verdict(kept.astype(np.uint32), reason)
+        values = self._values(batch)
+
+        def words(chosen: np.ndarray) -> np.ndarray:
+            return words_of(batch, chosen)
+
+        kept = _radix.inside(state["last"], values, words, self.precision())
+        removed = {UNSCORED: np.isnan(values)}
+        if "skipped" in state:
+            skipped = _radix.inside(state["skipped"], values, words, self.precision())
+            removed["above_threshold"] = skipped
+            kept = kept & ~skipped
+        removed["below_threshold"] = ~kept
+        return Verdict(kept.astype(np.uint32), reasons_of(removed))
+
+    def _values(self, batch: Batch) -> np.ndarray:
+        return np.asarray(self.values(batch), dtype=self.precision())
+
+    def thresholds(self, state: State) -> dict[str, float]:
+        """{reason: value at which it begins}, as far as it was found; JSON has no infinity."""
+        reasons = {"below_threshold": "last", "above_threshold": "skipped"}
+        found = {
+            why: _radix.value_of(state[name]["key"], self.precision())
+            for why, name in reasons.items()
+            if "key" in state.get(name, {})
+        }
+        return {why: value for why, value in found.items() if isfinite(value)}
+
+
+def words_of(batch: Batch, rows: np.ndarray) -> np.ndarray:
+    """[K, 3] uint64 that order [K] rows of a batch whose values are the same: uid, then address."""
+    uids = batch.uids[rows]
+    return np.stack([uids["f0"], uids["f1"], batch.addresses[rows]], axis=1)
+
+
+def _cuts(state: State) -> dict[str, _radix.Cut]:
+    return {name: state[name] for name in ("last", "skipped") if name in state}

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import polars as pl
 from pydantic import Field
 
 from filters import RowFilter, Shown, State, column
 
+_BLANKS = {  # what separates words
+    None: r"\s",
+    "datacomp": r"\s\x1c-\x1f",
+    "datacomp_image_based": r" \n\r\t\x0b\x0c\x00",
+}
+_FEW = 12  # a search for so many words stops early; for more they are all counted
+
 
 class Caption(RowFilter):
     r"""Keeps captions of at least `min_words` words and `min_characters` characters.
 
-    Words are what Unicode white space separates (`\s`, as Python's `str.split` but for U+001C to
-    U+001F); characters are Unicode code points. DataComp's basic filter (2304.14108, App. P) is
-    `{min_words: 3, min_characters: 6}`; LAION-400M's is `{min_characters: 5}`. Limits are
-    inclusive.
+    Words are what Unicode white space separates (`\s`); characters are Unicode code points.
+    DataComp's basic filter (2304.14108, App. P) is `{min_words: 3, min_characters: 6}`;
+    LAION-400M's is `{min_characters: 5}`. Limits are inclusive.
+
+    With `parity: datacomp` words are those of Python's `str.split`, as in its code for the basic
+    filter: U+001C to U+001F separate too. With `parity: datacomp_image_based` they are the tokens
+    of `fasttext.tokenize`, as in its caption filter before image_based: only ASCII blanks and NUL
+    separate (U+00A0 does not), and each newline is a token of its own.
     """
 
     example = "{min_words: 3, min_characters: 6}"
@@ -24,6 +37,9 @@ class Caption(RowFilter):
     max_words: int | None = Field(None, ge=1, description="most words that pass")
     min_characters: int = Field(0, ge=0, description="fewest characters that pass")
     max_characters: int | None = Field(None, ge=1, description="most characters that pass")
+    parity: Literal["datacomp", "datacomp_image_based"] | None = Field(
+        None, description="count words as that code does"
+    )
 
     def needs(self) -> tuple[str, ...]:
         return (self.column,)
@@ -40,18 +56,28 @@ class Caption(RowFilter):
         ]
 
     def passes(self) -> dict[str, pl.Expr]:
-        text = column(self.column)
-        words = text.str.count_matches(r"\S+")
+        text = column(self.column).cast(pl.String)  # where all are null, the column has no type
         characters = text.str.len_chars()
-        rules = {
-            "too_few_words": words >= self.min_words,
-            "too_few_characters": characters >= self.min_characters,
-        }
+        rules = {}
+        if self.min_words > 0:
+            rules["too_few_words"] = self._has_words(text, self.min_words)
+        rules["too_few_characters"] = characters >= self.min_characters
         if self.max_words is not None:
-            rules["too_many_words"] = words <= self.max_words
+            rules["too_many_words"] = ~self._has_words(text, self.max_words + 1)
         if self.max_characters is not None:
             rules["too_many_characters"] = characters <= self.max_characters
         return rules
+
+    def _has_words(self, text: pl.Expr, count: int) -> pl.Expr:
+        """Whether a text has at least `count` words; null where there is no text."""
+        if self.parity == "datacomp_image_based":
+            text = text.str.replace_all("\n", " . ", literal=True)  # each is a token of its own
+        blanks = _BLANKS[self.parity]
+        if count > _FEW:
+            return text.str.count_matches(f"[^{blanks}]+") >= count
+        # The last character of a word, what separates it, the next word but for its last one, ...
+        word, gap = f"[^{blanks}]", f"[{blanks}]"
+        return text.str.contains(f"(?:{word}{gap}+{word}*){{{count - 1}}}{word}")
 
     def shows(self, state: State) -> Shown:
         return Shown((self.column,), {})

@@ -319,7 +319,7 @@ def test_a_uid_that_is_no_hex_is_named(tmp_path, uid):
     file = write_list(tmp_path / "urls.parquet", rows)
     with pytest.raises(ConfigError) as caught:
         pool_of(tmp_path, {"urls": str(file)})
-    assert str(caught.value).startswith(f"{file}: uid {uid!r} is ")
+    assert str(caught.value).startswith(f"{file}, row 1: uid {uid!r} is ")
     assert "can be named with `columns: {uid: its_name}`" in str(caught.value)
     with pytest.raises(ValueError, match="uid"):
         parse_uid(uid)

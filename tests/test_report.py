@@ -16,7 +16,8 @@ from picture_server import Answer, picture_server
 from PIL import Image
 from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 
-from curate import chance, ledger
+from curate import chance
+from curate import fates as verdict
 from curate.check import compile_pipeline
 from curate.columns import Column, Span
 from curate.config import load
@@ -160,7 +161,7 @@ def test_learnt_threshold_is_the_score_of_the_last_one_kept(report, fates):
     [entry] = step["filters"]
     kept = fates.filter(pl.col("fate") == "kept")["score"]
     assert entry["thresholds"] == {"below_threshold": kept.min()}
-    assert entry["learnt"]["take"] == step["kept"] == step["in"] // 2
+    assert step["kept"] == step["in"] // 2
 
 
 BORDERS = (("floor", "below_threshold"), ("floor", "above_threshold"), ("top", "below_threshold"))
@@ -228,11 +229,11 @@ def facts_of(pipeline: Pipeline) -> Facts:
     plan = compile_pipeline(load(pipeline.file()), columns=pool.columns)
     spans = [Span(block, 0, int(rows)) for block, rows in enumerate(pool.block_rows())]
     after = plan.steps[-1].name
-    verdicts = [ledger.counts(ledger.read_verdict(work, after, span)) for span in spans]
+    verdicts = [verdict.read(work, after, span).counts() for span in spans]
     states = {"pool": {"rows": 0}}
     for file in (pipeline.work / "state").glob("*.json"):
         states.update(json.loads(file.read_text())["states"])
-    return Facts(plan, pool, reduce(ledger.add_counts, verdicts), states, after)
+    return Facts(plan, pool, reduce(verdict.add_counts, verdicts), states, after)
 
 
 def written(pipeline: Pipeline) -> tuple[bytes, bytes]:
@@ -425,7 +426,7 @@ def test_a_pool_without_rows(tmp_path):
     shard = (0, "pool", str(tmp_path / "none.tar"), 1024, "1", 0, 0, 0, 0, None)
     table = pl.DataFrame([shard], schema=SCHEMA, orient="row")
     save(str(pipeline.work / "subset.npy"), np.zeros(0, dtype=UID))
-    counts = ledger.counts(pl.DataFrame(schema=ledger.SCHEMA))
+    counts = verdict.no_counts()
     facts = Facts(plan, Pool(table, known), counts, {"pool": {"rows": 0}}, "clip_score")
     report = write_report(facts, LocalRunner())
     assert report["totals"]["rows"] == report["totals"]["unique_uids"] == 0

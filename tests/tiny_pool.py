@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from curate.config import load
+from curate.ledger import spelt
 from curate.pipeline import Options, Outcome
 from curate.pipeline import run as run_pipeline
 from curate.sample import uid_of
@@ -169,7 +170,7 @@ def digests(work: Path, names: Sequence[str] = RESULTS) -> dict[str, str]:
 def ledger_of(work: Path) -> pl.DataFrame:
     """The whole ledger in the order of the pool."""
     files = sorted((work / "ledger").glob("*.parquet"))
-    return pl.concat([pl.read_parquet(file) for file in files])
+    return spelt(pl.concat([pl.read_parquet(file) for file in files]))
 
 
 def fates(work: Path) -> list[tuple]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from curate import chance, columns, ledger
+from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
+from curate.fates import Fates
 from curate.flow import part_stem
+from curate.metadata import ARRAY
 from curate.report.facts import Facts, Look, looks, plain, public, stops
 from curate.report.histogram import scores
 from curate.runner import Runner, fold
@@ -21,6 +23,7 @@ from curate.sample import format_uids
 
 SHOWN = 8  # samples of one gallery
 REASONS = 20  # of one step that have a gallery, the commonest first
+NEAR = 8192  # rows around a chosen one that are read with it
 LONGEST = 4_000  # characters of a caption; deciding values have a tenth of that
 
 
@@ -106,7 +109,7 @@ def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
 
 
 def _reasons(counts: pl.DataFrame, step: str) -> list[str]:
-    lost = pl.col("reason").str.starts_with(ledger.LOST)
+    lost = pl.col("reason").str.starts_with(fates.LOST)
     own = counts.filter((pl.col("step") == step) & ~lost)
     return own.sort(["rows", "reason"], descending=[True, False])["reason"].head(REASONS).to_list()
 
@@ -119,19 +122,22 @@ def _best(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
 
 def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span) -> pl.DataFrame:
     """The first SHOWN of each gallery in a block; rows of one uid go by their place in the pool."""
-    verdict = ledger.read_verdict(plan.work, after, span)
-    stopped, uids = stops(plan, verdict), columns.uids(plan.work, span)
+    found = fates.read(plan.work, after, span)
+    stopped, uids = stops(plan, found), columns.uids(plan.work, span)
     frames = []
+    read: dict[tuple[int, str], np.ndarray] = {}  # both sides of a threshold look at one column
     for number, gallery in enumerate(galleries):
-        rows = _members(gallery, stopped, verdict["reason"])
+        rows = _members(gallery, stopped, found)
+        score = np.full(len(span), np.nan)
         if gallery.border is not None:
-            values = scores(plan, gallery.index, gallery.border.score, span)[rows]
-            rows, values = rows[~np.isnan(values)], values[~np.isnan(values)]
-            rank = np.abs(values - gallery.border.threshold)
+            place = (gallery.index, gallery.border.score)
+            if place not in read:
+                read[place] = scores(plan, *place, span)
+            score = read[place]
+            rank = np.abs(score[rows] - gallery.border.threshold)
         else:
             rank = chance.uniform(plan.config.seed, "report", uids[rows], gallery.step)
-            values = np.full(len(rows), np.nan)
-        first = _first(rank, uids[rows])
+        first = _first(rank, uids, rows)
         there = rows[first]
         frame = {
             "gallery": np.full(len(there), number),
@@ -140,7 +146,7 @@ def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span
             "f1": uids["f1"][there],
             "block": np.full(len(there), span.block),
             "row": there,
-            "score": pl.Series(values[first], dtype=pl.Float64).fill_nan(None),
+            "score": pl.Series(score[there], dtype=pl.Float64).fill_nan(None),
         }
         frames.append(pl.DataFrame(frame).cast(pl.Schema(_CANDIDATE)))
     return pl.concat([pl.DataFrame(schema=_CANDIDATE), *frames])
@@ -157,25 +163,37 @@ _CANDIDATE: dict[str, Any] = {
 }
 
 
-def _members(gallery: Gallery, stopped: np.ndarray, reasons: pl.Series) -> np.ndarray:
+def _members(gallery: Gallery, stopped: np.ndarray, found: Fates) -> np.ndarray:
     """[K] rows that a gallery is chosen from."""
     if gallery.side == "kept":
         return np.flatnonzero(stopped > gallery.index)
-    rows = np.flatnonzero(stopped == gallery.index)
-    own = reasons.gather(rows)
+    wanted = [step == gallery.step and _is_of(gallery, reason) for step, reason in found.known]
+    return np.flatnonzero(found.where(wanted))
+
+
+def _is_of(gallery: Gallery, reason: str) -> bool:
+    """Whether a sample removed for that reason belongs to a gallery of removed ones."""
     if gallery.filter == gallery.step:
-        mask = own == gallery.reason
-    else:  # any_of joins the reasons of its filters
-        mask = (" " + own + " ").str.contains(f" {gallery.filter}:{gallery.reason} ", literal=True)
-    return rows[np.flatnonzero(mask.to_numpy())]
+        return reason == gallery.reason
+    # any_of joins the reasons of its filters
+    return f"{gallery.filter}:{gallery.reason}" in reason.split(" ")
 
 
-def _first(rank: np.ndarray, uids: np.ndarray) -> np.ndarray:
-    """Places of the SHOWN smallest, in no order; ties go to the smaller uid, then the first row."""
-    places = np.arange(len(rank))
-    if len(rank) > SHOWN:  # sorting is for those few that can be among them
-        places = np.flatnonzero(rank <= np.partition(rank, SHOWN - 1)[SHOWN - 1])
-    order = np.lexsort((uids["f1"][places], uids["f0"][places], rank[places]))
+def _first(rank: np.ndarray, uids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Places of the SHOWN smallest ranks, NaN left out, in no order.
+
+    Ties go to the smaller uid, then the first row.
+
+    Args:
+        rank: [K] of the rows.
+        uids: [N] UID of all rows of the block.
+        rows: [K] rows of the block.
+    """
+    last = np.partition(rank, SHOWN - 1)[SHOWN - 1] if len(rank) > SHOWN else np.nan
+    # Sorting is for those few that can be among them.
+    places = np.flatnonzero(~np.isnan(rank) if np.isnan(last) else rank <= last)
+    own = uids[rows[places]]
+    order = np.lexsort((own["f1"], own["f0"], rank[places]))
     return places[order[:SHOWN]]
 
 
@@ -190,9 +208,10 @@ def _described(
     wanted = chosen.select(steps.gather(chosen["gallery"]), "block", "row").unique().sort(pl.all())
     names: dict[int, tuple[str, ...]] = {gallery.index: gallery.columns for gallery in galleries}
     rows = facts.pool.block_rows()
+    near = wanted.with_columns(near=pl.col("row") // NEAR)
     jobs = [
-        (Span(block, 0, int(rows[block])), part.select("index", "row"))
-        for block, part in ((key[0], part) for key, part in wanted.group_by(["block"]))
+        (_near(block, number, rows), part.select("index", "row"))
+        for (block, number), part in near.group_by(["block", "near"])
     ]
     samples: dict[Address, dict[str, Any]] = {}
     for found in runner.map(partial(_describe, facts.plan, facts.after, names), jobs, "report"):
@@ -205,6 +224,11 @@ def _described(
         sample["shard"], sample["row"] = shard["number"], row - shard["offset"]
         sample["tar"] = _tar(facts.plan, sample.pop("part"), shard, sample["key"])
     return samples
+
+
+def _near(block: Any, number: Any, rows: np.ndarray) -> Span:
+    """The rows around some chosen ones: texts of a whole block are too much to read for a few."""
+    return Span(block, number * NEAR, min((number + 1) * NEAR, int(rows[block])))
 
 
 def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | None) -> str | None:
@@ -223,30 +247,37 @@ def _describe(
 ) -> dict[Address, dict[str, Any]]:
     span, wanted = job
     rows = wanted["row"].unique().sort()
-    verdict = ledger.read_verdict(plan.work, after, span)[rows]
-    uids = format_uids(columns.uids(plan.work, span)[rows.to_numpy()])
+    here = rows.to_numpy() - span.start
+    found = fates.read(plan.work, after, span)
+    because = found.because if found.because is not None else fates.nothing(len(span))
+    uids = format_uids(columns.uids(plan.work, span)[here])
     samples = {
         row: {**where, "uid": uid, "removed_by": by, "because": because}
         for row, uid, where, by, because in zip(
             rows.to_list(),
             uids,
-            _whereabouts(plan, span, rows),
-            verdict["step"].to_list(),
-            verdict["because"].to_list(),
+            _whereabouts(plan, span, here),
+            found.steps().gather(here).to_list(),
+            because.gather(here).to_list(),
             strict=True,
         )
     }
-    found = {}
+    described = {}
     for (index,), part in wanted.group_by(["index"]):
         step = int(str(index))
-        frame = columns.load(plan.work, plan.registries[step], names[step], span)[part["row"]]
-        records = _records(frame, names[step], LONGEST // 10)
+        shown = [name for name in names[step] if _can_show(plan, step, name)]
+        frame = columns.load(plan.work, plan.registries[step], shown, span)
+        records = _records(frame[part["row"].to_numpy() - span.start], shown, LONGEST // 10)
         for row, record in zip(part["row"].to_list(), records, strict=True):
-            found[step, span.block, row] = {**samples[row], "values": record}
-    return found
+            described[step, span.block, row] = {**samples[row], "values": record}
+    return described
 
 
-def _whereabouts(plan: Compiled, span: Span, rows: pl.Series) -> Iterator[dict[str, Any]]:
+def _can_show(plan: Compiled, step: int, name: str) -> bool:
+    return plan.registries[step][name].dtype != ARRAY
+
+
+def _whereabouts(plan: Compiled, span: Span, rows: np.ndarray) -> Iterator[dict[str, Any]]:
     """Caption, key and part of some rows; the part says which download brought the picture."""
     download = plan.download()
     part = f"{download.name}.part" if download is not None else ""
@@ -261,7 +292,7 @@ def _whereabouts(plan: Compiled, span: Span, rows: pl.Series) -> Iterator[dict[s
         }
 
 
-def _records(frame: pl.DataFrame, names: tuple[str, ...], longest: int) -> list[dict[str, Any]]:
+def _records(frame: pl.DataFrame, names: Sequence[str], longest: int) -> list[dict[str, Any]]:
     """{column: value} of each row; long texts are cut."""
     records: list[dict[str, Any]] = [{} for _ in range(frame.height)]
     for name in names:

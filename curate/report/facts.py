@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 
-from curate import ledger
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
+from curate.fates import START, Fates
 from curate.pool import Pool
 from filters import Shown
 
@@ -62,18 +62,15 @@ def looks(facts: Facts) -> list[Look]:
     ]
 
 
-def stops(plan: Compiled, verdict: pl.DataFrame) -> np.ndarray:
+def stops(plan: Compiled, found: Fates) -> np.ndarray:
     """[N] int32: the index of the step that removed each row.
 
     It is the number of steps for those still in, and -1 for rows that the pool itself could not
     use: a row reached step i if its number is at least i.
     """
-    names = [ledger.START, *(step.name for step in plan.steps)]
-    numbers = pl.Series(range(-1, len(plan.steps)), dtype=pl.Int32)
-    still_in = len(plan.steps)
-    stopped = verdict["step"].replace_strict(names, numbers, default=None, return_dtype=pl.Int32)
-    assert stopped.null_count() == verdict["step"].null_count(), "an unknown step removed samples"
-    return stopped.fill_null(still_in).to_numpy()
+    names = [START, *(step.name for step in plan.steps)]
+    numbers = [len(plan.steps), *(names.index(step) - 1 for step, _ in found.known)]
+    return np.asarray(np.array(numbers, dtype=np.int32)[found.code])
 
 
 def kind(plan: Compiled, index: int) -> str:

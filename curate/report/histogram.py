@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, ledger
+from curate import columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.report.facts import Facts, looks, plain, stops
@@ -88,13 +88,14 @@ def scores(plan: Compiled, index: int, name: str, span: Span) -> np.ndarray:
 
 def _ranges(plan: Compiled, after: str, curves: list[Curve], span: Span) -> np.ndarray:
     """[C, 2] lowest and highest finite score of the rows that reached each step."""
-    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    stopped = stops(plan, fates.read(plan.work, after, span))
     found = _no_range(curves)
     for number, curve in enumerate(curves):
-        values = scores(plan, curve.index, curve.column, span)[stopped >= curve.index]
-        values = values[np.isfinite(values)]
-        if len(values):
-            found[number] = values.min(), values.max()
+        values = scores(plan, curve.index, curve.column, span)
+        outside = (stopped < curve.index) | ~np.isfinite(values)
+        if not outside.all():
+            low = np.min(values, where=~outside, initial=np.inf)
+            found[number] = low, np.max(values, where=~outside, initial=-np.inf)
     return found
 
 
@@ -102,24 +103,27 @@ def _counts(
     plan: Compiled, after: str, curves: list[Curve], ranges: np.ndarray, span: Span
 ) -> np.ndarray:
     """[C, 2, BINS + 2] int64: kept and removed rows by bin, then infinite and unscored ones."""
-    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    stopped = stops(plan, fates.read(plan.work, after, span))
     found = _no_counts(curves)
     for number, curve in enumerate(curves):
-        reached = stopped >= curve.index
-        places = _places(scores(plan, curve.index, curve.column, span)[reached], *ranges[number])
-        removed = stopped[reached] == curve.index
-        for side, mask in enumerate((~removed, removed)):
-            found[number, side] = np.bincount(places[mask], minlength=BINS + 2)
+        values = scores(plan, curve.index, curve.column, span)
+        places = _places(values, *ranges[number])
+        places += (BINS + 2) * (stopped == curve.index)  # removed ones in the second half
+        if curve.index > 0:
+            places = places[stopped >= curve.index]
+        elif (stopped < 0).any():
+            places = places[stopped >= 0]
+        found[number] = np.bincount(places, minlength=2 * (BINS + 2)).reshape(2, BINS + 2)
     return found
 
 
 def _places(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """[N] bin of each value, or one of the places beside them."""
-    places = np.full(len(values), _UNSCORED, dtype=np.int64)
-    places[np.isinf(values)] = _INFINITE
+    width = high / 2 - low / 2  # halves, for the range itself may overflow
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = (values / 2 - low / 2) / width if width > 0 else np.zeros(len(values))
+        places = np.clip(share * BINS, 0, BINS - 1).astype(np.int64)
     finite = np.isfinite(values)
-    if finite.any():
-        width = high / 2 - low / 2  # halves, for the range itself may overflow
-        share = (values[finite] / 2 - low / 2) / width if width > 0 else np.zeros(finite.sum())
-        places[finite] = np.minimum((share * BINS).astype(np.int64), BINS - 1)
+    if not finite.all():
+        places[~finite] = np.where(np.isnan(values[~finite]), _UNSCORED, _INFINITE)
     return places

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, ledger, storage
+from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.download import Download
@@ -25,10 +25,10 @@ UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB
 def totals(facts: Facts, runner: Runner) -> dict[str, int]:
     """Rows of the pool by their fate, and the size of the subset."""
     gone = facts.counts.filter(pl.col("step").is_not_null())
-    lost = pl.col("reason").str.starts_with(ledger.LOST)
+    lost = pl.col("reason").str.starts_with(fates.LOST)
     rows, kept = _rows(facts.counts), _rows(_still_in(facts))
-    unusable = _rows(gone.filter(pl.col("step") == ledger.START))
-    by_steps = gone.filter(pl.col("step") != ledger.START)
+    unusable = _rows(gone.filter(pl.col("step") == fates.START))
+    by_steps = gone.filter(pl.col("step") != fates.START)
     copies = int(facts.counts["copies"].sum())
     found = {
         "rows": rows,
@@ -79,7 +79,7 @@ def pool(facts: Facts) -> dict[str, Any]:
                 "rows": _rows(own),
             }
         )
-    unusable = facts.counts.filter(pl.col("step") == ledger.START)
+    unusable = facts.counts.filter(pl.col("step") == fates.START)
     return {
         "sources": sources,
         "shards": table.height,
@@ -100,7 +100,7 @@ def _by_reason(counts: pl.DataFrame) -> dict[str, int]:
 
 def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
     """Each step in order; rows in = kept + removed + lost, and the next one gets what it kept."""
-    entered = facts.pool.rows - _rows(facts.counts.filter(pl.col("step") == ledger.START))
+    entered = facts.pool.rows - _rows(facts.counts.filter(pl.col("step") == fates.START))
     errors = _errors(facts, runner)
     by_step: dict[str, list[Look]] = {}
     for look in looks(facts):
@@ -130,7 +130,7 @@ def _still_in(facts: Facts) -> pl.DataFrame:
 
 def _fates(facts: Facts, index: int, entered: int) -> dict[str, Any]:
     own = _by_reason(facts.counts.filter(pl.col("step") == facts.plan.steps[index].name))
-    lost = {reason: n for reason, n in own.items() if reason.startswith(ledger.LOST)}
+    lost = {reason: n for reason, n in own.items() if reason.startswith(fates.LOST)}
     removed = {reason: n for reason, n in own.items() if reason not in lost}
     kept = entered - sum(own.values())
     assert kept >= _rows(_still_in(facts)), own
@@ -138,7 +138,7 @@ def _fates(facts: Facts, index: int, entered: int) -> dict[str, Any]:
         "in": entered,
         "kept": kept,
         "removed": removed,
-        "lost": {reason.removeprefix(ledger.LOST): n for reason, n in lost.items()},
+        "lost": {reason.removeprefix(fates.LOST): n for reason, n in lost.items()},
         "copies": _copies(facts, index, kept),
     }
 
@@ -188,7 +188,7 @@ def _errors(facts: Facts, runner: Runner) -> Errors:
 
 
 def _block_errors(plan: Compiled, after: str, span: Span) -> Errors:
-    stopped = stops(plan, ledger.read_verdict(plan.work, after, span))
+    stopped = stops(plan, fates.read(plan.work, after, span))
     found: Errors = {}
     for index, step in enumerate(plan.steps):
         if not isinstance(step, Feature):
