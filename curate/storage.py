@@ -311,6 +311,13 @@ class _NamedFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with _named(self._url, "written"):
+            return self._file.seek(offset, whence)
+
     def write(self, data: Any) -> int | None:
         with _named(self._url, "written"):
             written = self._file.write(data)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -221,3 +222,27 @@ def test_a_run_survives_the_loss_of_a_node():
     assert done.returncode == 0, done.stderr[-3000:]
     # Ray writes there as well.
     assert {"map complete", "flow complete"} <= set(done.stdout.splitlines())
+
+
+def test_decisions_run_side_by_side_in_this_process():
+    together = threading.Barrier(2, timeout=20)
+
+    def meet(item: int) -> int:
+        together.wait()  # broken where tasks run one after the other
+        return item
+
+    assert list(LocalRunner(threads=2).map(meet, range(6), "meet")) == list(range(6))
+
+
+def test_a_failure_in_one_thread_starts_nothing_more():
+    started = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        if item == 3:
+            raise ValueError("the fourth")
+        return item
+
+    with pytest.raises(ValueError, match="the fourth"):
+        list(LocalRunner(threads=2).map(work, range(1000), "work"))
+    assert len(started) < 10

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import storage, subset
+from curate import sorted_files, storage, subset
 from curate.errors import StorageError
 from curate.sample import make_uids
 
@@ -32,6 +32,38 @@ def test_sorting_is_that_of_the_128_bits(numbers):
     found = subset.sort(uids_of(numbers))
     whole = [(int(uid["f0"]) << 64) + int(uid["f1"]) for uid in found]
     assert whole == sorted(numbers)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=60),
+    st.sampled_from([1, 2**40, 2**62]),
+    st.integers(0, 3),
+)
+def test_ranking_is_a_stable_lexsort(pairs, spread, runs):
+    uids = make_uids(
+        np.array([high * spread for high, _ in pairs], dtype=np.uint64),
+        np.array([low for _, low in pairs], dtype=np.uint64),
+    )
+    order, same = subset.ranked(uids, runs)
+    assert order.tolist() == np.lexsort((uids["f1"], uids["f0"])).tolist()
+    ranked = uids[order].tolist()
+    assert same.tolist() == [i > 0 and ranked[i] == ranked[i - 1] for i in range(len(ranked))]
+
+
+@pytest.mark.parametrize("low_bits", [0, 8, 30, 64])
+def test_many_rows_are_ranked_exactly_where_upper_bits_tie(low_bits):
+    """Of 200,000 rows only 46 bits of f0 are sorted at once: the rest is put right."""
+    chance = np.random.default_rng(low_bits)
+    f0 = chance.integers(0, 2**64, 200_000, dtype=np.uint64)
+    few = chance.integers(0, 2**64, 50, dtype=np.uint64)
+    f0[::2] = few[chance.integers(0, 50, 100_000)] & ~np.uint64(2**16 - 1)
+    f0[::2] |= chance.integers(0, 2 ** min(low_bits, 16), 100_000, dtype=np.uint64)
+    f1 = chance.integers(0, 2**low_bits - 1, 200_000, dtype=np.uint64, endpoint=True)
+    uids = make_uids(f0, f1)
+    order, same = subset.ranked(uids)
+    expected = np.lexsort((f1, f0))
+    assert (order == expected).all()
+    assert same.sum() == 200_000 - len(np.unique(uids))
 
 
 @given(NUMBERS)
@@ -80,10 +112,13 @@ def test_merging_runs_is_sorting_all(tmp_path_factory, rows, chunk, spread):
         subset.save_run(runs[-1], uids, addresses, copies)
         everything += list(zip(uids.tolist(), addresses.tolist(), copies.tolist(), strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subset, "CHUNK", chunk)
+        patch.setattr(sorted_files, "CHUNK", chunk)
+        patch.setattr(sorted_files, "LEAST", 1)
         shared = subset.merge(runs, str(folder / "subset.npy"))
+        again = subset.merge(runs[::-1], str(folder / "again.npy"))
     expected = sorted(uid for uid, _, copies in everything for _ in range(copies))
     assert subset.load(str(folder / "subset.npy")).tolist() == expected
+    assert again.tolist() == shared.tolist(), "copies are numbered by address, not by run"
     # Names `{uid}-{copy}`: each once, and without a gap for each uid.
     first = dict(zip(shared["address"].tolist(), shared["first"].tolist(), strict=True))
     assert shared["address"].tolist() == sorted(first)
