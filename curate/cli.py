@@ -12,6 +12,7 @@ import typer
 
 from curate import __version__
 from curate.errors import CurateError
+from curate.subset_commands import subsets
 
 app = typer.Typer(
     name="curate",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(subsets)
 
 File = Annotated[str, typer.Argument(help="The pipeline file.")]
 Work = Annotated[str, typer.Argument(help="The work folder of a run, or its URL.")]
@@ -107,6 +109,41 @@ def plan(file: File, set_: Set = None, limit: Limit = None) -> None:
 
 
 @app.command()
+def sweep(  # noqa: PLR0913 - one parameter is one option of the command
+    file: File,
+    vary: Annotated[
+        list[str], typer.Option(help="path=start:stop:step or path=a,b,c; several make a grid.")
+    ],
+    set_: Set = None,
+    until: Annotated[str | None, typer.Option(help="The last step to look at.")] = None,
+    *,
+    frozen_state: Annotated[
+        bool,
+        typer.Option(
+            "--frozen-state", help="Later filters keep what they learnt in the file as written."
+        ),
+    ] = False,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take the folder from a dead run.")
+    ] = False,
+) -> None:
+    """Decide a pipeline at many values over stored columns: a subset for each, and a table."""
+    from curate.display import Display
+    from curate.sweep.command import Options
+    from curate.sweep.command import sweep as sweep_values
+    from curate.sweep.table import lines_of
+
+    fits: Literal["each", "frozen"] = "frozen" if frozen_state else "each"
+    taken: Literal["refuse", "steal"] = "steal" if steal else "refuse"
+    options = Options(tuple(vary), tuple(set_ or ()), until, fits, taken)
+    with Display(sys.stderr) as display:
+        swept = sweep_values(file, options, display.show)
+    for line in lines_of(swept.table, swept.estimates):
+        echo(line)
+    echo(f"subsets and table: {swept.folder}")
+
+
+@app.command()
 def status(work: Work) -> None:
     """Say how far the run in a work folder is."""
     from curate.display import status_lines
@@ -128,6 +165,61 @@ def report(work: Work) -> None:
     if not storage.exists(url):
         raise CurateError(f"{work} has no report: no run was finished there")
     echo(summary(storage.read_json(url), work))
+
+
+@app.command()
+def write(  # noqa: PLR0913 - one parameter is one option of the command
+    subset: Annotated[str, typer.Option(help="The subset: a `u8,u8` .npy of uids.")],
+    shards: Annotated[str, typer.Option(help="Tars: a folder, path, glob or braces.")],
+    out: Annotated[str, typer.Option(help="The folder to write to.")],
+    samples_per_shard: Annotated[int, typer.Option(min=1, help="Of one output shard.")] = 10_000,
+    boxes: Annotated[
+        str | None, typer.Option(help="Metadata parquet with face_bboxes; implies --blur.")
+    ] = None,
+    blur_format: Annotated[
+        Literal["keep", "webp"], typer.Option(help="What blurred pictures become.")
+    ] = "keep",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads here, or CPUs of Ray where it is local.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: auto, host:port, or local to start one here.")
+    ] = None,
+    *,
+    blur: Annotated[bool, typer.Option("--blur", help="Blur the faces that are known.")] = False,
+    require_all: Annotated[
+        bool, typer.Option("--require-all", help="Stop, exit 4, if a uid is not found.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away what another subset left there.")
+    ] = False,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take the folder from a dead run.")
+    ] = False,
+) -> None:
+    """Write the samples of a subset file as shards, straight from a pool's shards."""
+    from curate.blur import Blur
+    from curate.reshard import Options, Reshard, report, reshard
+    from curate.runner import LocalRunner, RayRunner
+    from curate.write import Write
+
+    chosen = Blur(format=blur_format) if blur or boxes is not None else None
+    spec = Reshard(subset, shards, out, Write(samples_per_shard=samples_per_shard), chosen, boxes)
+    options = Options(
+        "overwrite" if overwrite else "refuse",
+        "steal" if steal else "refuse",
+        "refuse" if require_all else "list",
+    )
+    runner: LocalRunner | RayRunner = LocalRunner(workers)
+    if address is not None:
+        runner = RayRunner(None if address == "local" else address, workers=workers)
+    try:
+        outcome = reshard(spec, runner, options, lambda line: typer.echo(line, err=True))
+    finally:
+        runner.close()
+    for line in report(outcome, spec):
+        echo(line)
+    raise typer.Exit(outcome.result.exit_code)
 
 
 @app.command()

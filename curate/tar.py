@@ -346,9 +346,14 @@ def write_members(handle: IO[bytes], members: Iterable[tuple[str, bytes | memory
         handle.write(body)
         handle.write(_ZEROS[:padding])
         total += len(header) + size + padding
-    ending = 2 * BLOCK + -(total + 2 * BLOCK) % _RECORD
-    handle.write(bytes(ending))
-    return total + ending
+    ending = end_of_archive(total)
+    handle.write(ending)
+    return total + len(ending)
+
+
+def end_of_archive(total: int) -> bytes:
+    """What follows so many bytes of members: two blocks of zeros, up to a whole record."""
+    return bytes(2 * BLOCK + -(total + 2 * BLOCK) % _RECORD)
 
 
 def member_header(name: str, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from curate import storage
+from curate import bulk, storage
 from curate.errors import InputChanged, StorageError
 from curate.sample import format_uids
-from curate.shard import TarSample, load_index, read_samples
-from curate.tar import write_members
+from curate.shard import TarIndex, TarSample, load_index, read_samples
 
 TAR_NAME = "{:08d}.tar"
 STATS_NAME = "{:08d}_stats.json"
@@ -36,7 +36,7 @@ class Write(BaseModel):
 
 @dataclass(frozen=True)
 class Kept:
-    """The K kept rows of one input shard, in row order."""
+    """The K kept rows of one input shard, in row order; tar by tar where metadata has many."""
 
     uids: np.ndarray  # [K] UID
     copies: np.ndarray  # [K] uint32, at least 1
@@ -239,7 +239,7 @@ def write_shard(cut: Cut, catalogue: Catalogue, folder: str) -> ShardResult:
     if written is not None:
         return written
     with storage.committing(tar) as handle:
-        size = write_members(handle, _members(cut, catalogue))
+        size = bulk.write_members(handle, _members(cut, catalogue))
     proof = {"successes": cut.samples, "bytes": size, "fingerprint": cut.fingerprint}
     storage.commit_json(stats, proof)
     return ShardResult(cut.number, cut.samples, size)
@@ -280,33 +280,55 @@ def _members(cut: Cut, catalogue: Catalogue) -> Iterator[tuple[str, memoryview]]
     """(name, body) of every member of an output shard."""
     for kept, rows, numbers in ordered(cut, catalogue):
         uids = format_uids(kept.uids[rows])
+        if _is_mapped(kept, rows):
+            keys = [kept.keys[row] for row in rows.tolist()]
+            copies = numbers.tolist()
+            for place, extension, body in bulk.members(load_index(kept.indexes[0]), keys):
+                yield f"{uids[place]}-{copies[place]}.{extension}", body
+            continue
         for uid, j, sample in zip(uids, numbers.tolist(), _samples(kept, rows), strict=True):
             for extension, body in sample.members.items():
                 yield f"{uid}-{j}.{extension}", body
 
 
+def _is_mapped(kept: Kept, rows: np.ndarray) -> bool:
+    """Whether some rows all lie in a shard's own tar, on this machine, at known places."""
+    local = bool(kept.indexes) and storage.is_local(kept.tars[0])
+    return local and not kept.part[rows].any()
+
+
 def _samples(kept: Kept, rows: np.ndarray) -> Iterator[TarSample]:
-    """The samples of some rows, in row order."""
+    """The samples of some rows, in their order."""
     parts, keys = kept.part[rows].tolist(), [kept.keys[row] for row in rows.tolist()]
-    pulls = {}
-    for part in sorted(set(parts)):
-        tar = kept.tars[part]
-        wanted = {key for key, of in zip(keys, parts, strict=True) if of == part}
-        index = load_index(kept.indexes[part]) if kept.indexes else None
-        pulls[part] = _Pull(tar, read_samples(tar, wanted, index=index))
+    wanted: dict[int, Counter[str]] = {}
     for part, key in zip(parts, keys, strict=True):
+        wanted.setdefault(part, Counter())[key] += 1
+    pulls: dict[int, _Pull] = {}
+    for part, key in zip(parts, keys, strict=True):
+        if part not in pulls:
+            index = load_index(kept.indexes[part]) if kept.indexes else None
+            pulls[part] = _Pull(kept.tars[part], wanted[part], index)
         yield pulls[part].take(key)
+        if not pulls[part].left:
+            pulls.pop(part).close()  # metadata may need more tars than files may be open
 
 
 class _Pull:
     """Samples of one tar in another order than the tar's: those met too early are held."""
 
-    def __init__(self, tar: str, samples: Iterator[TarSample]) -> None:
+    def __init__(self, tar: str, wanted: Counter[str], index: TarIndex | None) -> None:
+        self.left = wanted.total()
         self._tar = tar
-        self._samples = samples
+        self._samples = read_samples(tar, set(wanted), index=index)
+        self._wanted = wanted
         self._held: dict[str, TarSample] = {}
 
+    def close(self) -> None:
+        """Let go of the tar."""
+        self._samples.close()
+
     def take(self, key: str) -> TarSample:
+        """The sample of that key, which rows that share a uid may share."""
         while key not in self._held:
             sample = next(self._samples, None)
             if sample is None:
@@ -315,7 +337,9 @@ class _Pull:
                     "start from the changed one in another work folder"
                 )
             self._held[sample.key] = sample
-        return self._held.pop(key)
+        self.left -= 1
+        self._wanted[key] -= 1
+        return self._held[key] if self._wanted[key] else self._held.pop(key)
 
 
 def finish(plan: WritePlan, results: Iterable[ShardResult], folder: str) -> None:
