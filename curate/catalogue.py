@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled
-from curate.flow import part_stem
 from curate.sample import UID
 from curate.shard_table import shards, table_version
+from curate.whereabouts import locate
 from curate.write import Kept
 
 SHARED_UIDS = "state/shared_uids.npy"  # kept rows whose uid another kept row has too
@@ -34,24 +34,21 @@ class LedgerCatalogue:
         work = self.plan.work
         found = fates.read(work, self.after, span)
         rows = found.rows
-        download = self.plan.download()
-        names = ["key"] if download is None else ["key", f"{download.name}.part"]
-        frame = columns.load(work, self.plan.registries[-1], names, span)[rows]
-        tars: tuple[str, ...] = (place["url"],)
-        part = np.zeros(len(rows), dtype=np.int64)
-        if download is not None:
-            part = frame[download.name].struct.field("part").to_numpy().astype(np.int64)
-            last = int(part.max(initial=0))
-            stems = (part_stem(work, download.name, shard, number) for number in range(last + 1))
-            tars = tuple(f"{stem}.tar" for stem in stems)
+        place_of = (shard, place["url"])
+        there = locate(self.plan, self.plan.registries[-1], span, place_of, rows)
+        keys = there.keys
+        if self.plan.download() is None:  # each tar is then read once, and one alone is open
+            order = np.argsort(there.tar, kind="stable")
+            rows, keys = rows[order], [keys[row] for row in order.tolist()]
+            there = replace(there, tar=there.tar[order])
         addresses = (np.uint64(span.block) << np.uint64(32)) + (rows + span.start).astype(np.uint64)
         return Kept(
             uids=columns.uids(work, span)[rows],
             copies=found.copies[rows],
             first_copy=self._first_copies(addresses),
-            tars=tars,
-            part=part,
-            keys=frame["key"].to_list(),
+            tars=there.tars,
+            part=there.tar,
+            keys=keys,
         )
 
     def _first_copies(self, addresses: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from curate.config import LIMIT, Loaded
 from curate.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem, first_line
 from curate.features import Feature, FittedFeature
-from curate.pool_files import list_files
+from curate.pool_files import list_files, list_pictures
 from curate.sample import INTERNAL
 from curate.schema import AnyOf, Source, Step
 from curate.step import recipe_of
@@ -76,6 +76,7 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
     for source in check.loaded.config.pool:
         try:
             files = list_files(source)
+            list_pictures(source)
             names = intake.check_readable(source, [file.url for file in files])
         except CurateError as error:
             check.add(f"pool.{source.name}", str(error))

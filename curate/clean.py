@@ -5,6 +5,7 @@ from __future__ import annotations
 from curate import storage
 from curate.compiled import is_scorer
 from curate.download import Download
+from curate.fates import START
 from curate.lease import held
 from curate.schema import Config
 
@@ -20,12 +21,14 @@ def unused(config: Config) -> list[tuple[str, int]]:
         if name not in scorers
     ]
     state = storage.join(config.work, "state")
-    found += [storage.join(state, n) for n in storage.folders(state) if n not in {*names, "pool"}]
+    found += [storage.join(state, n) for n in storage.folders(state) if n not in {*names, START}]
     found += [
         storage.join(state, name)
         for name in storage.names(state)
-        if name.endswith(".json") and name.removesuffix(".json") not in names
+        if name.endswith(".json") and name.removesuffix(".json") not in {*names, START}
     ]
+    # No step made it, but somebody asked for it: a line of its own, not one for each sweep.
+    found += [url for url in [storage.join(config.work, "sweep")] if storage.exists(url)]
     found += [storage.join(config.work, name) for name in _old_downloads(config.work, downloads)]
     return [(url, storage.size(url)) for url in sorted(found)]
 

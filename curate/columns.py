@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ import polars as pl
 
 from curate import metadata, shard_table, storage
 from curate.metadata import ARRAY
-from curate.parquet import read_parquet, scan_parquet, write_parquet
-from curate.sample import format_uids, make_uids
+from curate.parquet import read_parquet, read_slice, scan_parquet, write_parquet
+from curate.sample import PICTURE_TAR, format_uids, make_uids
 from curate.shard_table import pool_folder
 from filters import structured
 
@@ -216,6 +216,7 @@ def read_pool(work: str, fields: list[str], span: Span) -> pl.DataFrame:
     if not fields:
         return pl.DataFrame()
     found = {column.name: column for column in _copied(work, fields, span)}
+    found |= {column.name: column for column in _pictured(work, set(fields) - found.keys(), span)}
     absent = [name for name in fields if name not in found]
     if absent:
         found |= {column.name: column for column in _in_place(work, absent, span)}
@@ -236,6 +237,18 @@ def _copied(work: str, fields: list[str], span: Span) -> list[pl.Series]:
     whole = read_parquet(url)
     wanted = [name for name in fields if name in whole.columns]
     return whole.select(wanted)[span.start : span.stop].get_columns()
+
+
+PICTURED = ("key", PICTURE_TAR, "pool_problem")  # what the index of pictures says of metadata
+
+
+def _pictured(work: str, fields: Collection[str], span: Span) -> list[pl.Series]:
+    """Those of the fields that are known from the pictures beside a block's metadata."""
+    names = [name for name in PICTURED if name in fields]
+    url = shard_table.picture_block(work, span.block)
+    if not names or not storage.exists(url):
+        return []
+    return read_slice(url, names, span.start, len(span)).get_columns()
 
 
 def _in_place(work: str, fields: list[str], span: Span) -> list[pl.Series]:

@@ -200,7 +200,7 @@ def _step(item: Any, path: Path, kinds: dict[str, type[Any]], reading: _Reading)
             return None
         fields = {shorthand: fields}
     _unknown_keys(fields, model, path, reading)
-    known = {key: value for key, value in fields.items() if key in model.model_fields}
+    known = {key: value for key, value in fields.items() if key in _written(model)}
     step = _validate(model, {"name": kind, **known}, path, reading)
     for problem in step.problems() if step is not None and hasattr(step, "problems") else []:
         reading.add(path, problem)
@@ -298,10 +298,15 @@ def _repeated_names(steps: Sequence[Any], reading: _Reading) -> None:
 def _unknown_keys(
     raw: dict[str, Any], model: type[BaseModel], path: Path, reading: _Reading
 ) -> None:
+    known = _written(model)
     for key in raw:
-        if key not in model.model_fields:
-            known = list(model.model_fields)
+        if key not in known:
             reading.add((*path, key), did_you_mean(key, known, "there is no field"))
+
+
+def _written(model: type[BaseModel]) -> list[str]:
+    """The fields as YAML has them: `from` is no name in Python."""
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _validate(model: type[M], values: Any, path: Path, reading: _Reading) -> M | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -81,7 +82,7 @@ def apply_rows(plan: Compiled, so_far: Fates, span: Span, first: int, stop: int)
         step = plan.steps[index]
         rows = so_far.rows
         if is_scorer(step):
-            said = _presence(plan, step, span, rows)
+            said = presence(plan, step, span, rows)
         else:
             said = say(plan, step, batch_of(plan, index, span, rows), {})
         so_far = so_far.after(step.name, said)
@@ -113,7 +114,7 @@ def _any_of(plan: Compiled, step: AnyOf, batch: Batch, states: States) -> Verdic
     return Verdict(copies.astype(np.uint32), reasons.select(reason=joined).to_series())
 
 
-def _presence(plan: Compiled, step: Step, span: Span, rows: np.ndarray) -> Verdict:
+def presence(plan: Compiled, step: Step, span: Span, rows: np.ndarray) -> Verdict:
     """Who a download or feature removes: pictures that did not come, work that was lost."""
     assert isinstance(step, (Feature, Download)), step
     field = ["status", "error"] if isinstance(step, Download) else []
@@ -189,17 +190,27 @@ def send_members(plan: Compiled, before: str, index: int, exchange: Exchange, sp
     step = plan.steps[index]
     assert isinstance(step, GroupFilter), step
     rows = fates.read(plan.work, before, span).rows
-    batch = batch_of(plan, index, span, rows)
+    members = members_of(step, batch_of(plan, index, span, rows))
+    reader = (members["key"][:, 0] % np.uint64(exchange.readers)).astype(np.int64)
+    exchange.write(span.block, members, reader)
+
+
+def members_of(step: GroupFilter, batch: Batch) -> np.ndarray:
+    """[K] MEMBER of those of a batch that have a key."""
     key = step.key(batch)
-    known = ~key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    known = ~without_key(key)
     members = np.zeros(int(known.sum()), dtype=MEMBER)
     for half in (0, 1):
         members["key"][:, half] = _hashed(key, seed=half)[known]
     members["worse"] = _worse(step.priority(batch))[known]
     members["f0"], members["f1"] = batch.uids["f0"][known], batch.uids["f1"][known]
     members["address"] = batch.addresses[known]
-    reader = (members["key"][:, 0] % np.uint64(exchange.readers)).astype(np.int64)
-    exchange.write(span.block, members, reader)
+    return members
+
+
+def without_key(key: pl.DataFrame) -> np.ndarray:
+    """[N] bool: rows of a key in which something is null."""
+    return key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
 
 
 def _hashed(key: pl.DataFrame, *, seed: int) -> np.ndarray:
@@ -249,25 +260,47 @@ def write_groups(
     assert isinstance(step, GroupFilter), step
     found = fates.read(plan.work, before, span)
     rows = found.rows
-    key = step.key(batch_of(plan, index, span, rows))
-    unknown = key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
+    unknown = without_key(step.key(batch_of(plan, index, span, rows)))
     told = back.read(span.block) if back.writers else np.empty(0, dtype=DECISION)
-    place = np.searchsorted(rows, (told["address"] & np.uint64(2**32 - 1)).astype(np.int64))
+    said = told_verdict(step, rows, unknown, told)
+    gone = told[told["copies"] == 0]
+    because = fates.nothing(len(rows))
+    if len(gone):
+        firsts = np.empty(len(gone), dtype=[("f0", "<u8"), ("f1", "<u8")])
+        firsts["f0"], firsts["f1"] = gone["first_f0"], gone["first_f1"]
+        because = because.scatter(_places(rows, gone), format_uids(firsts))
+    found = found.after(step.name, replace(said, because=because))
+    fates.write(plan.work, step.name, span.block, found)
+    return found.counts()
+
+
+def told_verdict(
+    step: GroupFilter, rows: np.ndarray, unknown: np.ndarray, told: np.ndarray
+) -> Verdict:
+    """The verdict of a group filter over [K] rows of a block.
+
+    Args:
+        step: The filter.
+        rows: [K] those still in, ascending.
+        unknown: [K] bool, who has no key.
+        told: The decisions on those of them that are not simply kept; addresses and copies.
+    """
+    place = _places(rows, told)
     copies = np.ones(len(rows), dtype=np.uint32)
     copies[place] = told["copies"]
     copies[unknown] = 0
-    gone = told["copies"] == 0
-    firsts = np.empty(int(gone.sum()), dtype=[("f0", "<u8"), ("f1", "<u8")])
-    firsts["f0"], firsts["f1"] = told["first_f0"][gone], told["first_f1"][gone]
-    because, reason = fates.nothing(len(rows)), fates.nothing(len(rows))
-    if gone.any():
-        because = because.scatter(place[gone], format_uids(firsts))
-        reason = reason.scatter(place[gone], step.reason())
+    reason = fates.nothing(len(rows))
+    if len(gone := place[told["copies"] == 0]):
+        reason = reason.scatter(gone, step.reason())
     if unknown.any():
         reason = reason.scatter(np.flatnonzero(unknown), UNSCORED)
-    found = found.after(step.name, Verdict(copies, reason, because))
-    fates.write(plan.work, step.name, span.block, found)
-    return found.counts()
+    return Verdict(copies, reason)
+
+
+def _places(rows: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Where among [K] rows of a block those of some decisions are."""
+    own = (told["address"] & np.uint64(2**32 - 1)).astype(np.int64)
+    return np.searchsorted(rows, own)
 
 
 def shown_by(step: Step, states: States) -> Any:

@@ -48,7 +48,7 @@ def page() -> str:
     for name in filters.names():
         module = importlib.import_module(f"filters.{name}")
         kind = filters.find(name)
-        table.append(f"| [`{name}`](#{name}) | {_shapes(module)} | {_cell(_summary(kind))} |")
+        table.append(f"| [`{name}`](#{name}) | {_shapes(kind, module)} | {_cell(_summary(kind))} |")
         sections.append(_section(name, kind))
     return "\n".join([INTRO, *table, "", *sections])
 
@@ -64,14 +64,16 @@ def steps_page() -> str:
             made = kind.model_construct(name=name)
             rows = [f"| `{name}.{g.name}` | {g.dtype} | {_cell(g.about)} |" for g in made.gives()]
             rows += [f"| {g.name} (array) | float16 | {_cell(g.about)} |" for g in made.arrays()]
-            sections.append("\n".join(["| gives | type | is |", "|---|---|---|", *rows, ""]))
+            if rows:  # else its fields say what it gives
+                sections.append("\n".join(["| gives | type | is |", "|---|---|---|", *rows, ""]))
     return "\n".join([STEPS_INTRO, *sections])
 
 
-def _shapes(module: Any) -> str:
+def _shapes(kind: type[Any], module: Any) -> str:
     """How much the classes of a filter's file see: one may pick its class by its fields."""
     own = [value for value in vars(module).values() if inspect.isclass(value)]
     own = [value for value in own if value.__module__ == module.__name__]
+    own += getattr(kind, "becomes", ())  # several files may share what their filters turn into
     found = [shape for base, shape in _SHAPES if any(issubclass(value, base) for value in own)]
     return " or ".join(found)
 
@@ -91,7 +93,7 @@ def _section(name: str, kind: type[Any]) -> str:
             continue
         default = "must be given" if info.is_required() else _default(info.default)
         takes, about = _cell(_takes(info.annotation)), _cell(info.description or "")
-        lines.append(f"| `{field}` | {takes} | {default} | {about} |")
+        lines.append(f"| `{info.alias or field}` | {takes} | {default} | {about} |")
     return "\n".join([*lines, ""])
 
 
@@ -111,6 +113,8 @@ def _takes(annotation: Any) -> str:
         return " or ".join(_takes(each) for each in arguments if each is not NoneType)
     if get_origin(annotation) is tuple:
         return f"a list of {_takes(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return f"a mapping to {_takes(arguments[1])}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         inner = (f"{key}: {_takes(i.annotation)}" for key, i in annotation.model_fields.items())
         return "{" + ", ".join(inner) + "}"

@@ -35,7 +35,7 @@ class Download(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     version: ClassVar[int] = 1
-    patience: ClassVar[tuple[str, ...]] = ("timeout_s", "seconds_per_image", "retries")
+    outside_recipe: ClassVar[tuple[str, ...]] = ("timeout_s", "seconds_per_image", "retries")
 
     name: str = "download"
     image_size: int = Field(512, ge=1, description="pixels of the side that `resize_mode` fits")

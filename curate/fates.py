@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,22 +57,21 @@ class Fates:
         rows = self.rows
         assert len(rows) == len(said.copies), (step, len(rows), len(said.copies))
         removed = said.copies == 0
-        out = rows[removed]
-        copies = self.copies.copy()
-        if len(rows) == len(copies):
-            copies *= said.copies
+        everybody = len(rows) == len(self.code)
+        if everybody:
+            copies = self.copies * said.copies
         else:
+            copies = self.copies.copy()
             copies[rows] *= said.copies
-        if not len(out):
+        if not removed.any():
             return replace(self, copies=copies)
-        known, own = _coded(said.reason.filter(pl.Series(removed)), step, self.known)
-        code = self.code.copy()
-        if len(rows) == len(code):
-            code[removed] = own
-        else:
-            code[out] = own
+        known, code = _coded(said.reason, removed, step, self.known)
+        if not everybody:
+            own, code = code, self.code.copy()
+            code[rows] = own
         because = self.because
         if said.because is not None:
+            out = rows[removed]
             before = because if because is not None else nothing(len(code))
             because = before.scatter(out, said.because.filter(pl.Series(removed)))
         return Fates(code, known, copies, because)
@@ -91,18 +89,15 @@ class Fates:
 
     def of(self, step: str) -> np.ndarray:
         """[K] rows that a step removed, ascending."""
-        return np.flatnonzero(self.where([name == step for name, _ in self.known]))
-
-    def where(self, wanted: Sequence[bool]) -> np.ndarray:
-        """[N] bool: who was removed as one of those of `known` that are wanted."""
-        return np.asarray(np.array([False, *wanted])[self.code])
+        wanted = np.array([False, *(name == step for name, _ in self.known)])
+        return np.flatnonzero(wanted[self.code])
 
     def counts(self) -> pl.DataFrame:
         """(step, reason, rows, copies); step is null for those still in."""
         size = len(self.known) + 1
         rows = np.bincount(self.code, minlength=size)
         copies = np.zeros(size, dtype=np.int64)  # who was removed has none
-        copies[0] = self.copies[self.alive].sum(dtype=np.int64)
+        copies[0] = self.copies.sum(dtype=np.int64)
         there = np.flatnonzero(rows)
         pairs = [(None, None), *self.known]
         found = [(*pairs[n], int(rows[n]), int(copies[n])) for n in there.tolist()]
@@ -124,28 +119,39 @@ def add_counts(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([left, right]).group_by("step", "reason").agg(pl.col("rows", "copies").sum())
 
 
+Known = tuple[tuple[str, str], ...]
+
+
 def _coded(
-    reasons: pl.Series, step: str, known: tuple[tuple[str, str], ...]
-) -> tuple[tuple[tuple[str, str], ...], np.ndarray]:
-    """(known with this step's reasons, [N] uint16 codes)."""
-    assert reasons.null_count() == 0, f"{step} removed samples without a reason"
-    numbers = {word: code for code, (name, word) in enumerate(known, 1) if name == step}
-    code = np.zeros(len(reasons), dtype=np.uint16)
-    for word in _words(reasons):
-        if word not in numbers:
-            known = (*known, (step, word))
-            numbers[word] = len(known)
-        code[(reasons == word).to_numpy()] = numbers[word]
-    assert len(known) < _MOST, f"{step} has {len(numbers)} reasons"
-    return known, code
+    reasons: pl.Series, removed: np.ndarray, step: str, known: Known
+) -> tuple[Known, np.ndarray]:
+    """(known with this step's reasons, [N] uint16 codes, 0 for who was not removed)."""
+    words: list[str] = []
+    place = np.zeros(len(reasons), dtype=np.uint16)  # 1 + index of words
+    left = np.flatnonzero(removed)
+    for most in (_HEAD, len(left)):  # nearly all have one of the few reasons at the head
+        found = reasons.gather(left[:most]).unique().to_list()
+        assert None not in found, f"{step} removed samples without a reason"
+        for word in found:
+            words.append(word)
+            assert len(known) + len(words) < _MOST, f"{step} has {len(words)} reasons"
+            np.putmask(place, (reasons == word).fill_null(value=False).to_numpy(), len(words))
+        left = np.flatnonzero(removed & (place == 0))
+        if not len(left):
+            break
+    known, numbers = _numbered(words, step, known)
+    place *= removed
+    if numbers == list(range(1, len(numbers) + 1)):
+        return known, place
+    return known, np.take(np.array([0, *numbers], dtype=np.uint16), place)
 
 
-def _words(reasons: pl.Series) -> list[str]:
-    """The different reasons, sorted; nearly always the few that stand at the head."""
-    found = reasons.head(_HEAD).unique()
-    if len(found) > 1 or not bool((reasons == found[0]).all()):
-        found = reasons.unique() if not bool(reasons.is_in(found.implode()).all()) else found
-    return found.sort().to_list()
+def _numbered(words: list[str], step: str, known: Known) -> tuple[Known, list[int]]:
+    """(known with those reasons of a step, in order, the code of each)."""
+    codes = {pair: code for code, pair in enumerate(known, 1)}
+    for word in sorted(words):
+        codes.setdefault((step, word), len(codes) + 1)
+    return tuple(codes), [codes[step, word] for word in words]
 
 
 def file(work: str, after: str, block: int) -> str:

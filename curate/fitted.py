@@ -65,6 +65,12 @@ def artefact_folder(work: str, name: str) -> str:
     return storage.join(columns.store(work, name).folder, "artefact")
 
 
+def fit_record(work: str, name: str) -> dict[str, Any]:
+    """{samples, notes} of a feature that was fitted."""
+    seal = storage.read_json(_seal(work, name))
+    return {key: seal[key] for key in ("samples", "notes")}
+
+
 @dataclass(frozen=True)
 class UnitRows:
     """The samples that a feature is fitted on, a unit of shards a part."""
@@ -129,21 +135,36 @@ def _on_part(fitting: Fitting, work: Callable[[Part], Result], unit: Unit) -> Re
     return work(part)
 
 
-def fitted_on(fitting: Fitting, pool: Pool, chain: str) -> str:
+def fitted_on(fitting: Fitting, seen: str) -> str:
     """Changes with the recipe of a fitted feature, what that reads, and the samples it sees.
 
     Args:
         fitting: The feature and its place.
-        pool: What the run starts from.
-        chain: Changes with whoever survives so far.
+        seen: Changes with those samples.
     """
-    plan, feature = fitting.plan, fitting.feature
-    place: Any = chain if feature.fit_on == "survivors" else [pool.fingerprint(), plan.limit]
-    registry = plan.registries[fitting.index]
-    makers = sorted({registry[name].store for name in feature.needs()} - {"pool"})
-    return fingerprint(
-        [plan.config.seed, plan.recipes[feature.name], place, [plan.recipes[m] for m in makers]]
-    )
+    plan = fitting.plan
+    made = [[plan.recipes[maker], plan.lost.get(maker, {})] for maker in _makers(fitting)]
+    return fingerprint([plan.config.seed, plan.recipes[fitting.feature.name], seen, made])
+
+
+def _makers(fitting: Fitting) -> list[str]:
+    registry = fitting.plan.registries[fitting.index]
+    return sorted({registry[name].store for name in fitting.feature.needs()} - {"pool"})
+
+
+def _recipes(fitting: Fitting) -> str:
+    """Changes with the recipe of a fitted feature and of what it reads, whoever the samples are."""
+    recipes = [fitting.plan.recipes[name] for name in (fitting.feature.name, *_makers(fitting))]
+    return fingerprint([fitting.plan.config.seed, recipes])
+
+
+def content(work: str, name: str) -> str:
+    """Changes with what a feature was last fitted on."""
+    return str(storage.read_json(_seal(work, name))["on"])
+
+
+def _seal(work: str, name: str) -> str:
+    return storage.join(columns.store(work, name).folder, "fitted.json")
 
 
 def fit(rows: UnitRows, wanted: str) -> None:
@@ -156,14 +177,17 @@ def fit(rows: UnitRows, wanted: str) -> None:
         wanted: What `fitted_on` says.
     """
     fitting = rows.fitting
-    seal = storage.join(fitting.folder, "fitted.json")
-    if storage.exists(seal) and storage.read_json(seal)["on"] == wanted:
+    seal = _seal(fitting.plan.work, fitting.feature.name)
+    before = storage.read_json(seal) if storage.exists(seal) else {}
+    frozen = fitting.feature.when_changed == "freeze" and before.get("by") == _recipes(fitting)
+    if before.get("on") == wanted or frozen:
         return
     storage.remove(fitting.folder)
     fitting.feature.fit(rows, fitting.artefact)
     rows.lease.confirm()
     notes = fitting.feature.notes(fitting.artefact)
-    storage.commit_json(seal, {"on": wanted, "samples": rows.count, "notes": notes})
+    said = {"on": wanted, "by": _recipes(fitting), "samples": rows.count, "notes": notes}
+    storage.commit_json(seal, said)
 
 
 def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit) -> Done:
@@ -171,16 +195,21 @@ def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit)
     began = time.monotonic()
     store = columns.store(fitting.plan.work, fitting.feature.name)
     part, rows = part_of(fitting, unit)
-    there = store.rows(unit.block, unit.number)
-    if not len(np.setdiff1d(rows + unit.start, there)):
+    stored = store.rows(unit.block, unit.number)
+    there = np.zeros(unit.stop, dtype=bool)
+    there[stored[stored < unit.stop]] = True
+    if there[rows + unit.start].all():
         return Done(0, 0, time.monotonic() - began)
     given = assign(part)
     fields: dict[str, Any] = {ROW: (rows + unit.start).astype(np.uint32)}
     for field in fitting.feature.gives():
         values = pl.Series(field.name, given.scalars[field.name], dtype=POLARS[field.dtype])
         fields[field.name] = values.fill_nan(None) if values.dtype.is_float() else values
-    errors = list(given.errors) or [None] * len(rows)
-    fields["error"] = pl.Series(errors, dtype=pl.String)
-    store.write_part(unit.block, unit.number, pl.DataFrame(fields))
-    failed = sum(error is not None for error in errors)
-    return Done(len(rows), failed, time.monotonic() - began)
+    errors = pl.Series(given.errors, dtype=pl.String)
+    if not len(errors):
+        errors = pl.Series([None], dtype=pl.String).new_from_index(0, len(rows))
+    fields["error"] = errors
+    # Who has values keeps them: they are the same, or frozen.
+    fresh = pl.DataFrame(fields).filter(pl.Series(~there[rows + unit.start]))
+    store.write_part(unit.block, unit.number, fresh)
+    return Done(fresh.height, fresh["error"].count(), time.monotonic() - began)

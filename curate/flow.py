@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from curate.download import Download, Target, download_part
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, assign_unit
 from curate.intake import PROBLEM
+from curate.metadata import ARRAY
 from curate.parquet import read_parquet
 from curate.pool import Shard, Unit
 from curate.records import Done
 from curate.sample import format_uids
 from curate.score import POLARS, Body, Opened, open_features, score_samples
+from curate.whereabouts import locate, part_stem
 
 
 @dataclass(frozen=True)
@@ -168,59 +171,42 @@ def _pictures(
 ) -> tuple[np.ndarray, Iterator[Body]]:
     """Some [K] rows of a shard in the order of the tars they are in, and their picture files."""
     each, rows = chosen
-    registry = plan.registries[place.steps[0]]
-    download = plan.download()
-    names = ["key"] if download is None else ["key", f"{download.name}.part"]
-    frame = columns.load(plan.work, registry, names, span)[rows]
-    keys = frame["key"].to_list()
-    if download is None:
-        tars = [each.url] * len(keys)
-    else:
-        parts = frame[download.name].struct.field("part").to_list()
-        tars = [
-            part_stem(plan.work, download.name, each.number, part or 0) + ".tar" for part in parts
-        ]
+    there = locate(plan, plan.registries[place.steps[0]], span, (each.number, each.url), rows)
     order: list[int] = []
     readers: list[Iterator[Body]] = []
-    for tar in dict.fromkeys(tars):
-        here = {
-            key: row
-            for key, row, place in zip(keys, rows.tolist(), tars, strict=True)
-            if place == tar
-        }
-        if not storage.exists(tar):
+    for number, tar in enumerate(there.tars):
+        own = np.flatnonzero(there.tar == number).tolist()
+        if not own or not storage.exists(tar):
             continue
-        local = _localized(tar, scratch)
+        here: dict[str, list[int]] = {}  # rows of metadata that share a uid share a picture
+        for i in own:
+            here.setdefault(there.keys[i], []).append(int(rows[i]))
+        local = _localized(tar, scratch, number)
         index = shard.scan(local)
-        there = [key for key in index.keys if key in here]
-        order += [here[key] for key in there]
-        readers.append(_bodies(local, set(there), index))
+        found = {key: here[key] for key in index.keys if key in here}
+        order += [row for shared in found.values() for row in shared]
+        readers.append(_bodies(local, {key: len(shared) for key, shared in found.items()}, index))
     without = sorted(set(rows.tolist()) - set(order))
     bodies = (body for reader in [*readers, iter([None] * len(without))] for body in reader)
     return np.array([*order, *without], dtype=np.int64), bodies
 
 
-def _localized(url: str, scratch: str) -> str:
+def _localized(url: str, scratch: str, number: int) -> str:
     """The path of a tar on this machine's disk: an object is copied whole, in one read."""
     if storage.is_local(url):
         return url
-    target = Path(scratch) / url.rsplit("/", 1)[-1]
+    target = Path(scratch) / f"{number}.tar"  # two may have the same name
     with storage.opened(url) as source, target.open("wb") as copy:
         while piece := source.read(8 << 20):
             copy.write(piece)
     return str(target)
 
 
-def _bodies(url: str, keys: set[str], index: shard.TarIndex) -> Iterator[Body]:
-    for sample in shard.read_samples(url, keys, shard.IMAGE_EXTENSIONS, index):
+def _bodies(url: str, times: Mapping[str, int], index: shard.TarIndex) -> Iterator[Body]:
+    """The picture files of some samples, in tar order, each so many times."""
+    for sample in shard.read_samples(url, times.keys(), shard.IMAGE_EXTENSIONS, index):
         found = shard.picture(sample)
-        yield found[1] if found is not None else None
-
-
-def part_stem(work: str, name: str, number: int, part: int) -> str:
-    """The path of a download's part, without its ending: `download/000/00042-r1`."""
-    stem = f"{number:05d}" + (f"-r{part}" if part else "")
-    return storage.join(work, name, f"{number // 1000:03d}", stem)
+        yield from repeat(found[1] if found is not None else None, times[sample.key])
 
 
 def download_unit(plan: Compiled, place: Place, spec: Download, threads: int, unit: Unit) -> Done:
@@ -323,7 +309,8 @@ def _requests(plan: Compiled, spec: Download, unit: Unit, each: Shard) -> pl.Dat
     made = {"key", "width", "height", "original_width", "original_height"}
     if not spec.verify_sha256:
         made.add("sha256")
-    extra = [name for name in pool if name not in made | {"uid_hi", "uid_lo", "uid", PROBLEM}]
+    made |= {"uid_hi", "uid_lo", "uid", PROBLEM}
+    extra = [name for name, of in pool.items() if name not in made and of.dtype != ARRAY]
     frame = columns.read_pool(plan.work, extra, span)
     return frame.with_columns(
         pl.Series("uid", format_uids(columns.uids(plan.work, span))),

@@ -27,14 +27,16 @@ def converted(frame: pl.DataFrame, url: str) -> pl.DataFrame:
         if name in frame.columns:
             frame = frame.with_columns(_as_text(frame, name, url))
     for name in SIZES:
-        if name in frame.columns:
+        # A table with holes has its sizes as floats; 600.03 pixels are no 600.
+        if name in frame.columns and not frame.schema[name].is_float():
             frame = frame.with_columns(pl.col(name).cast(pl.Int64, strict=False))
     return frame.with_columns(_plain(frame))
 
 
 def dtypes(schema: Mapping[str, Any]) -> dict[str, str]:
     """{our name: dtype} that `converted` gives a frame of that schema."""
-    cast = {**dict.fromkeys(TEXT, "String"), **dict.fromkeys(SIZES, "Int64")}
+    cast = dict.fromkeys(TEXT, "String")
+    cast |= {n: "Int64" for n in SIZES if n in schema and not schema[n].is_float()}
     return {name: cast.get(name) or _plain_dtype(dtype) for name, dtype in schema.items()}
 
 

@@ -78,7 +78,8 @@ def write_ledger(
     values = _values(work, fates, span, explained)
     if values:
         fields["values"] = pl.DataFrame(values).to_struct("values")
-    write_parquet(ledger_file(work, span.block), pl.DataFrame(fields))
+    # Uids and scores hardly get smaller, words are short codes already: not worth the time.
+    write_parquet(ledger_file(work, span.block), pl.DataFrame(fields), "uncompressed")
 
 
 def _fate(fates: Fates) -> pl.Series:

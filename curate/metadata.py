@@ -23,12 +23,11 @@ ARRAY = "Array"  # the dtype of an array column, as a registry has it
 
 @dataclass(frozen=True)
 class File:
-    """What is known of a metadata file from the heads of it and its arrays."""
+    """What is known of a metadata file from its head."""
 
     rows: int
-    dtypes: Mapping[str, str]  # {our name: dtype}, arrays included
+    dtypes: Mapping[str, str]  # {our name: dtype}
     names: Mapping[str, str]  # {our name: their name}
-    arrays: Mapping[str, npz.ArrayFile]
 
 
 def files_of(patterns: Sequence[str]) -> list[str]:
@@ -51,7 +50,7 @@ def _is_retrieval(folder: str) -> bool:
 def columns_of(source: Source, url: str) -> dict[str, str]:
     """{our column name: dtype} of a file and its arrays: what `check` knows before a run."""
     found = look(url, _overrides(source))
-    arrays = found.arrays if source.arrays == "auto" else {}
+    arrays = _arrays(url, _overrides(source)) if source.arrays == "auto" else {}
     return {**found.dtypes, **dict.fromkeys(arrays, ARRAY)}
 
 
@@ -66,18 +65,26 @@ def rows_of(source: Source, url: str) -> int:
 
 
 def arrays_in_all(files: Sequence[tuple[Source, str]]) -> list[str]:
-    """Names of the arrays that every file has beside it.
+    """Names of the arrays that every file that has rows has beside it.
 
     Raises:
-        ConfigError: some files have arrays that others lack.
+        ConfigError: some files have arrays that others lack, or that are wider than others'.
     """
-    have: dict[str, list[str]] = {}
+    files = [(source, url) for source, url in files if rows_of(source, url)] or list(files)
+    have: dict[str, dict[str, int]] = {}  # {array: {file: its width}}
     for source, url in files:
-        arrays = look(url, _overrides(source)).arrays if source.arrays == "auto" else {}
-        for name in arrays:
-            have.setdefault(name, []).append(url)
+        arrays = _arrays(url, _overrides(source)) if source.arrays == "auto" else {}
+        for name, array in arrays.items():
+            have.setdefault(name, {})[url] = array.width
     for name, urls in have.items():
-        lacking = sorted({url for source, url in files if source.arrays == "auto"} - set(urls))
+        first, *others = urls
+        other = next((url for url in others if urls[url] != urls[first]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{name} has {urls[first]} numbers a row beside {first}, and {urls[other]} beside "
+                f"{other}: these are embeddings of different models; make a pool of each"
+            )
+        lacking = sorted({url for source, url in files if source.arrays == "auto"} - urls.keys())
         if lacking:
             beside = npz.files_beside(lacking[0])[0]
             raise ConfigError(
@@ -93,10 +100,10 @@ def _overrides(source: Source) -> tuple[tuple[str, str], ...]:
 
 
 def look(url: str, overrides: tuple[tuple[str, str], ...]) -> File:
-    """What the heads of a file and its arrays say; remembered until the file changes.
+    """What the head of a file says; remembered until the file changes.
 
     Raises:
-        ConfigError: the file or an array is damaged, or their numbers of rows differ.
+        ConfigError: the file is damaged, or lacks a column that was named.
     """
     return _look(url, overrides, storage.entry(url).version)
 
@@ -116,17 +123,36 @@ def _look(url: str, overrides: tuple[tuple[str, str], ...], version: str) -> Fil
     }
     dtypes = foreign.dtypes({ours: schema[theirs] for ours, theirs in names.items()})
     dtypes.setdefault("caption", "String")
+    return File(rows, dtypes, names)
+
+
+def _arrays(url: str, overrides: tuple[tuple[str, str], ...]) -> Mapping[str, npz.ArrayFile]:
+    """The arrays beside a file that have no column's name; remembered until they change.
+
+    Raises:
+        ConfigError: an array is damaged, or has another number of rows.
+    """
+    beside = [place for place in npz.files_beside(url) if storage.exists(place)]
+    versions = tuple((place, storage.entry(place).version) for place in beside)
+    found = look(url, overrides)
+    arrays = _arrays_of(url, found.rows, versions)
+    return {name: array for name, array in arrays.items() if name not in found.names}
+
+
+@lru_cache(maxsize=1024)
+def _arrays_of(
+    url: str, rows: int, versions: tuple[tuple[str, str], ...]
+) -> dict[str, npz.ArrayFile]:
     arrays: dict[str, npz.ArrayFile] = {}
-    for beside in npz.files_beside(url):
-        if storage.exists(beside):
-            arrays |= npz.arrays_of(beside)
+    for beside, _ in versions:
+        arrays |= npz.arrays_of(beside)
     for name, array in arrays.items():
         if array.rows != rows:
             raise ConfigError(
                 f"{array.url}: {name} has {array.rows} rows, and {url} has {rows}: row i of one "
                 "must be row i of the other; fetch both again"
             )
-    return File(rows, dtypes, names, {n: a for n, a in arrays.items() if n not in names})
+    return arrays
 
 
 def uids_of(source: Source, url: str, first: int, rows: int) -> np.ndarray:
@@ -134,7 +160,7 @@ def uids_of(source: Source, url: str, first: int, rows: int) -> np.ndarray:
     found = look(url, _overrides(source))
     wanted = [found.names[name] for name in ("uid",) if name in found.names]
     frame = _renamed(read_slice(url, wanted, first, rows), found) if wanted else None
-    if frame is None or frame["uid"].null_count():
+    if frame is None or _lacks_some(frame["uid"]):
         wanted += [found.names[name] for name in ("caption", "url") if name in found.names]
         frame = _renamed(read_slice(url, wanted, first, rows), found)
     if source.short_uids == "cut" and "uid" in frame.columns:
@@ -144,6 +170,12 @@ def uids_of(source: Source, url: str, first: int, rows: int) -> np.ndarray:
     except ConfigError as error:
         shift = f" (counted from row {first})" if first else ""
         raise ConfigError(f"{error}{shift}") from None
+
+
+def _lacks_some(given: pl.Series) -> bool:
+    """Whether a row has no uid; an empty text is none."""
+    empty = given.dtype == pl.String and bool((given == "").any())
+    return empty or given.null_count() > 0
 
 
 def _cut(uid: pl.Expr) -> pl.Expr:
@@ -169,7 +201,7 @@ def read(piece: Piece, fields: Sequence[str]) -> pl.DataFrame:
 
 def read_array(piece: Piece, name: str) -> np.ndarray:
     """[rows, D] of an array, as stored; not-finite values and all."""
-    array = look(piece.url, piece.names).arrays.get(name)
+    array = _arrays(piece.url, piece.names).get(name)
     if array is None:
         raise ConfigError(f"{piece.url} has no array {name!r} beside it any more")
     return npz.read_array(array, piece.first, piece.rows)

@@ -62,7 +62,7 @@ def arrays_of(url: str) -> dict[str, ArrayFile]:
 
 def _described(url: str, member: str, handle: IO[bytes]) -> ArrayFile:
     shape, _ = _header(url, handle)
-    return ArrayFile(url, member, shape[0], shape[1] if len(shape) == 2 else 0)
+    return ArrayFile(url, member, shape[0], shape[1] if len(shape) == 2 else 1)
 
 
 def _header(url: str, handle: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -74,7 +74,7 @@ def _header(url: str, handle: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]
         shape, by_column, dtype = read(handle)
     except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise _damaged(url, error) from None
-    if by_column or dtype.kind not in "fiu" or not shape:
+    if by_column or dtype.kind not in "fiu" or len(shape) not in (1, 2):
         raise ConfigError(f"{url} holds {dtype} of shape {shape}; embeddings are numbers, [N, D]")
     return shape, dtype
 
@@ -90,7 +90,8 @@ def read_array(array: ArrayFile, first: int, rows: int) -> np.ndarray:
     this thread ended costs nothing extra.
     """
     if not array.member and storage.is_local(array.url):
-        return np.array(storage.read_array(array.url)[first : first + rows])
+        found = np.array(storage.read_array(array.url)[first : first + rows])
+        return found.reshape(len(found), -1)
     version = storage.entry(array.url).version
     return _stream(array, version, threading.get_ident()).read(first, rows)
 
@@ -126,7 +127,7 @@ class _Stream:
     def read(self, first: int, rows: int) -> np.ndarray:
         if self._at < 0 or first < self._at:
             self._open()
-        row_bytes = self._dtype.itemsize * max(1, self._array.width)
+        row_bytes = self._dtype.itemsize * self._array.width
         try:
             self._skip((first - self._at) * row_bytes)
             body = self._handle.read(rows * row_bytes)

@@ -18,7 +18,7 @@ from curate.decide import States
 from curate.download import Download
 from curate.errors import BudgetExceeded
 from curate.features import Feature, FittedFeature
-from curate.fitted import Fitting, UnitRows, fit, fitted_on
+from curate.fitted import Fitting, UnitRows, content, fit, fitted_on
 from curate.flow import Place, failed_rows, missing, open_stage
 from curate.lease import Lease
 from curate.pool import Pool, Unit
@@ -141,9 +141,19 @@ def _fit(run: Run, index: int) -> None:
     run.recorder.begin(fitting.feature.name, 0)
     fit(
         UnitRows(fitting, run.pool, run.runner, run.lease, count),
-        fitted_on(fitting, run.pool, run.chain),
+        fitted_on(fitting, seen_by(run, fitting)),
     )
     run.recorder.end(fitting.feature.name)
+
+
+def seen_by(run: Run, fitting: Fitting) -> str:
+    """Changes with the samples that a feature is fitted on, and with their pictures."""
+    if fitting.feature.fit_on == "survivors":
+        return run.chain
+    before = run.plan.steps[: fitting.index]
+    downloads = [step.name for step in before if isinstance(step, Download)]
+    contents = [download_content(run, name) for name in downloads]
+    return fingerprint([run.pool.fingerprint(), run.plan.limit, contents])
 
 
 def _wanted_units(run: Run, places: Sequence[Place]) -> set[int]:
@@ -240,16 +250,18 @@ def _needs(plan: Compiled, place: Place) -> Needs:
 def _chain(run: Run, phase: Phase) -> str:
     chain = run.chain
     for index in range(phase.first, phase.stop):
-        chain = _linked(run, chain, run.plan.steps[index])
+        chain = linked(run, chain, run.plan.steps[index])
     return chain
 
 
-def _linked(run: Run, chain: str, step: Step) -> str:
+def linked(run: Run, chain: str, step: Step) -> str:
     """The fingerprint of a verdict: all before it, the step, and what else decides."""
     name = step.name
     link: list[Any] = [chain, name, run.plan.recipes[name], run.plan.lost.get(name, {})]
     if isinstance(step, Download):
         link.append(download_content(run, name))
+    if isinstance(step, FittedFeature):
+        link.append(content(run.plan.work, name))
     return fingerprint(link)
 
 
@@ -319,7 +331,7 @@ def rows(run: Run, phase: Phase) -> None:
 def barrier(run: Run, index: int) -> None:
     """Fit and apply one step that must see all survivors."""
     step = run.plan.steps[index]
-    run.chain = _linked(run, run.chain, step)
+    run.chain = linked(run, run.chain, step)
     if not _reuse(run, step.name):
         if isinstance(step, GroupFilter):
             run.counts = _grouped(run, index, step)

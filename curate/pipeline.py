@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from curate import storage
+from curate import pictures, storage
 from curate.check import compile_pipeline
 from curate.columns import Registry
 from curate.compiled import Compiled, is_scorer
@@ -20,7 +20,7 @@ from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
 from curate.phases import Run, barrier, begin, flow, rows
-from curate.pool import pool_columns, read_pool
+from curate.pool import pool_columns, read_pool, same_arrays
 from curate.pool_files import list_files
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
@@ -54,10 +54,14 @@ class Outcome:
 def identity(config: Config, plan: Compiled) -> str:
     """Changes with anything that a result depends on, but for the pool's files."""
     sources = [source.model_dump(mode="json") for source in config.pool]
-    recipes = [[step.name, plan.recipes[step.name]] for step in plan.steps]
+    recipes = [[step.name, plan.recipes[step.name], _kept(step)] for step in plan.steps]
     return fingerprint(
         [config.name, config.seed, config.probe, config.rows_per_block, sources, recipes]
     )
+
+
+def _kept(step: Step) -> str:
+    return step.when_changed if isinstance(step, FittedFeature) else ""
 
 
 def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
@@ -152,7 +156,8 @@ def _same_pool(plan: Compiled) -> bool:
         }
     except CurateError:
         return False
-    return listed == there
+    same = pictures.unchanged(plan.work, plan.config) and same_arrays(plan.work, plan.config)
+    return listed == there and same
 
 
 def _all_there(plan: Compiled) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from curate import metadata, storage
+from curate import metadata, pictures, storage
 from curate.absorb import absorb
 from curate.columns import Column, Registry
 from curate.errors import InputChanged, RecipeChanged, StorageError
@@ -72,6 +72,7 @@ class Pool:
 
     table: pl.DataFrame
     columns: dict[str, Column]
+    pictures: Mapping[str, Any] = field(default_factory=dict)  # of metadata: what was found
 
     @property
     def rows(self) -> int:
@@ -97,7 +98,9 @@ class Pool:
         for record in self.table.iter_rows(named=True):
             if record["rows"] == 0:
                 continue
-            fits = rows + record["rows"] <= UNIT_ROWS or _same_metadata(waiting, record)
+            # Looking at pictures takes longer than reading arrays from their beginning again.
+            together = not self.pictures and _same_metadata(waiting, record)
+            fits = rows + record["rows"] <= UNIT_ROWS or together
             if waiting and (record["block"] != block or not fits):
                 yield Unit(waiting[0].number, ordinal, block, tuple(waiting))
                 waiting, rows, ordinal = [], 0, ordinal + 1
@@ -111,12 +114,13 @@ class Pool:
     def fingerprint(self) -> str:
         """Changes when a file is added; a file that is altered or gone is refused before."""
         files = self.table.select("source", "url", "bytes", "rows").rows()
-        return fingerprint([list(row) for row in files])
+        pictures = [self.pictures["of"]] if self.pictures else []
+        return fingerprint([*(list(row) for row in files), *pictures])
 
     def damaged(self) -> list[dict[str, str]]:
         """Shards that could not be read whole, with what was wrong."""
         found = self.table.filter(pl.col("damage").is_not_null())
-        return found.select("url", "damage").to_dicts()
+        return [*found.select("url", "damage").to_dicts(), *self.pictures.get("damaged", [])]
 
 
 def _same_metadata(waiting: Sequence[Shard], record: dict[str, Any]) -> bool:
@@ -150,23 +154,26 @@ def read_pool(config: Config, work: str, runner: Runner, accept: Accept) -> Pool
     _refuse_other_reading(work, reading)
     try:
         listed = {(s.name, entry.url): entry for s in config.pool for entry in list_files(s)}
+        tars = pictures.listed(config)
     except StorageError as error:
         if not table.height:
             raise
         raise InputChanged(f"the pool changed under this work folder: {error}\n{REMEDY}") from error
     refuse_changes(table, listed)
+    pictures.refuse_other_tars(work, tars)
     arrays = list_arrays(config.pool)
     refuse_other_arrays(_arrays_before(work), arrays)
     known = set(table.select("source", "url").unique().rows()) if table.height else set()
     fresh = [place for place in listed if place not in known]
-    if fresh or arrays != _arrays_before(work):
+    made = pictures.COLUMNS if tars else {}
+    if fresh or arrays != _arrays_before(work) or not made.keys() <= pool_columns(work).keys():
         added = [(name, listed[name, url]) for name, url in fresh]
         table, dtypes = absorb(config, work, runner, table, added)
         sources = {source.name: source for source in config.pool}
         names = []  # rows of other sources would have no arrays
         if all(source.metadata is not None for source in config.pool):
             names = metadata.arrays_in_all([(sources[name], url) for name, url in listed])
-        dtypes |= dict.fromkeys(names, metadata.ARRAY)
+        dtypes |= {**dict.fromkeys(names, metadata.ARRAY), **made}
         accept(_as_columns(dtypes))
         # The table is the proof: it comes last.
         storage.commit_json(reading_file(work), reading)
@@ -174,11 +181,16 @@ def read_pool(config: Config, work: str, runner: Runner, accept: Accept) -> Pool
         storage.commit_json(_arrays_file(work), arrays)
         save_table(work, table)
     storage.remove(storage.join(pool_folder(work), "parts"))
-    return Pool(table, pool_columns(work))
+    return Pool(table, pool_columns(work), pictures.index(work, runner, table, tars))
 
 
 def _arrays_file(work: str) -> str:
     return storage.join(pool_folder(work), "arrays.json")
+
+
+def same_arrays(work: str, config: Config) -> bool:
+    """Whether the arrays beside the metadata are those that were there when the pool was read."""
+    return list_arrays(config.pool) == _arrays_before(work)
 
 
 def _arrays_before(work: str) -> dict[str, str]:

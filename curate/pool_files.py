@@ -63,7 +63,7 @@ def _entries(source: Source, patterns: Sequence[str]) -> list[storage.Entry]:
 
 def list_arrays(sources: Iterable[Source]) -> dict[str, str]:
     """{file: version} of every array file beside the metadata of some sources."""
-    found: dict[str, str] = {}
+    found: list[str] = []
     folders: dict[str, set[str]] = {}  # each is listed once
     for source in sources:
         if source.metadata is None or source.arrays == "none":
@@ -71,10 +71,11 @@ def list_arrays(sources: Iterable[Source]) -> dict[str, str]:
         for file in list_files(source):
             for url in npz.files_beside(file.url):
                 folder, _, name = url.rpartition("/")
-                there = folders.setdefault(folder, set(storage.names(folder or ".")))
-                if name in there:
-                    found[url] = storage.entry(url).version
-    return found
+                if folder not in folders:
+                    folders[folder] = set(storage.names(folder or "."))
+                if name in folders[folder]:
+                    found.append(url)
+    return {entry.url: entry.version for entry in storage.entries(found)}
 
 
 def refuse_other_arrays(before: dict[str, str], now: dict[str, str]) -> None:

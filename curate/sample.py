@@ -24,7 +24,8 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "error_message": ("error_message",),
 }
-INTERNAL = frozenset(("uid_hi", "uid_lo", "pool_problem", "row"))  # names of columns we add
+PICTURE_TAR = "picture_tar"  # which tar of the index has the picture of a row of metadata
+INTERNAL = frozenset(("uid_hi", "uid_lo", "pool_problem", "row", PICTURE_TAR))  # what we add
 _HEX = re.compile(r"[0-9a-fA-F]{1,32}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -219,13 +219,17 @@ class Samples(Iterator[TarSample]):
     def __next__(self) -> TarSample:
         return next(self._samples)
 
+    def close(self) -> None:
+        """Let go of the tar before its end; samples already given stay readable."""
+        self._samples.close()
+
     def _wants(self, key: str) -> bool:
         return self._wanted is None or key in self._wanted
 
     def _takes(self, extension: str) -> bool:
         return self._extensions is None or extension in self._extensions
 
-    def _walked(self) -> Iterator[TarSample]:
+    def _walked(self) -> Generator[TarSample]:
         missing = len(set(self._wanted)) if self._wanted is not None else -1
         with _opened(self._url) as source:
             walk = _Walk(source)
@@ -246,7 +250,7 @@ class Samples(Iterator[TarSample]):
         if sample is not None and sample.key in self.index.keys[-1:]:
             yield sample
 
-    def _indexed(self, index: TarIndex) -> Iterator[TarSample]:
+    def _indexed(self, index: TarIndex) -> Generator[TarSample]:
         samples = [(i, key) for i, key in enumerate(index.keys) if self._wants(key)]
         with self._source_of(index, [i for i, _ in samples]) as source:
             for i, key in samples:

@@ -41,6 +41,16 @@ def pool_folder(work: str) -> str:
     return storage.join(work, "pool")
 
 
+def pictures_folder(work: str) -> str:
+    """Where the pictures of metadata are: the index from rows to tars."""
+    return storage.join(pool_folder(work), "pictures")
+
+
+def picture_block(work: str, block: int) -> str:
+    """The tar and key of each row of a block of metadata."""
+    return storage.join(pictures_folder(work), f"block-{block:04d}.parquet")
+
+
 def _url(work: str) -> str:
     return storage.join(pool_folder(work), "blocks.parquet")
 

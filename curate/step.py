@@ -36,8 +36,9 @@ def recipe_of(step: Any, plugin_sources: Mapping[str, str]) -> Recipe:
 
     Never its name's position, `run:`, a path of the work folder or a time.
     """
-    patience = getattr(step, "patience", ())  # how long to wait for others, not what to ask them
-    fields = {k: v for k, v in step.model_dump(mode="json").items() if k not in patience}
+    outside = getattr(step, "outside_recipe", ())  # what changes no fresh result
+    dumped = step.model_dump(mode="json", by_alias=True)
+    fields = {name: value for name, value in dumped.items() if name not in outside}
     recipe: Recipe = {"kind": type(step).__name__, "version": step.version, **fields}
     if "steps" in fields:
         recipe["steps"] = [recipe_of(child, plugin_sources) for child in step.steps]

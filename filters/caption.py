@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from filters import RowFilter, Shown, State, column
+from filters import Available, Filter, RowFilter, Shown, State, Unbound, column
 
 _BLANKS = {  # what separates words
     None: r"\s",
@@ -40,6 +40,12 @@ class Caption(RowFilter):
     parity: Literal["datacomp", "datacomp_image_based"] | None = Field(
         None, description="count words as that code does"
     )
+
+    def bind(self, available: Available) -> Filter:
+        held = available.get(self.column, "")
+        if held not in ("", "String", "Null"):  # empty where the file was not read yet
+            raise Unbound(f"{self.column} holds {held}, not text")
+        return self
 
     def needs(self) -> tuple[str, ...]:
         return (self.column,)

@@ -16,7 +16,7 @@ class Score(ByScore):
     `top_count` exactly that many, ties going to the smaller uid; unscored rows count in n and are
     never kept. `skip_fraction` then removes the best floor(s * n) of them (`above_threshold`), so
     that `{top_fraction: 0.3, skip_fraction: 0.01}` is the band from 1 % to 30 % of DataComp
-    (2304.14108, Table 25). DFN (2309.17425) keeps `top_fraction: 0.15`.
+    (2304.14108). DFN (2309.17425) keeps `top_fraction: 0.15`.
 
     With `parity: datacomp` the share is taken as DataComp's code takes it: n = int(N * f) in
     floating point over all N rows of the pool, the threshold is element n (from 0) of the values in

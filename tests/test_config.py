@@ -122,7 +122,7 @@ steps:
         (9, "pool[0].colums", "there is no field 'colums'; did you mean 'columns'?"),
         (10, "pool[1]", "each source of a list needs a `name`"),
         (11, "pool[2]", "two sources are named 'a'"),
-        (12, "pool[3]", "give one of `urls` and `shards`"),
+        (12, "pool[3]", "give one of `urls`, `shards`, `metadata`, or the last two together"),
         (13, "pool[4]", "the list of files is empty"),
         (14, "pool[5]", "no column of ours is 'captoin'; did you mean 'caption'?"),
         (16, "run.engine", "Input should be 'auto', 'local' or 'ray' (got 'dask')"),
@@ -192,7 +192,7 @@ def test_missing_parts_are_named(folder):
         ("  - exact_duplicates: {by: []}\n", "The list should have at least 1 item"),
         ("  - clip_score: {}\n", "give one of: at_least and/or at_most"),
         ("  - clip_score: {at_least: 0.3, top_count: 3}\n", "give one of: at_least and/or"),
-        ("  - clip_score: {at_least: 0.3, of: survivors}\n", "`of` says of what a share is taken"),
+        ("  - clip_score: {at_least: 0.3, of: survivors}\n", "`of` says how a share is taken"),
         ("  - clip_score: {at_least: 0.3, at_most: 0.2}\n", "at_least 0.3 is above at_most 0.2"),
         ("  - clip_score: {at_least: .nan}\n", "Input should be a finite number (got nan)"),
         ("  - image_size: {max_aspect_ratio: .inf}\n", "Input should be a finite number (got inf)"),
@@ -317,7 +317,7 @@ def test_repeated_names_are_refused_also_inside_any_of(folder):
         (
             "  - image_file\n  - caption: {column: image_file.width, min_words: 3}\n",
             2,
-            "does not fit its columns: ",
+            "image_file.width holds UInt32, not text",
         ),
     ],
 )

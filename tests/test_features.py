@@ -12,12 +12,22 @@ import zlib
 import numpy as np
 import polars as pl
 import pytest
+import tiny_datacomp
 from PIL import Image
 from tiny_clip import encoded, many, picture, write_folder
 
 from curate import features, score
 from curate.errors import ConfigError
-from curate.features import Array, Columns, Feature, Field, Picture, Unscorable, _decode
+from curate.features import (
+    Array,
+    Columns,
+    Feature,
+    Field,
+    FittedFeature,
+    Picture,
+    Unscorable,
+    _decode,
+)
 from curate.features.clip import Clip
 from curate.features.image_file import ImageFile
 from curate.features.language import Language
@@ -30,14 +40,48 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def everything(clip):
+def assets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assets")
+    tiny_datacomp.write_wordnet(folder / "wordnet")
+    np.save(folder / "centroids.npy", tiny_datacomp.centroids())
+    np.save(folder / "targets.npy", tiny_datacomp.targets(0))
+    pl.DataFrame({"uid": ["0" * 32], "score": [1.0]}).write_parquet(folder / "scores.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(assets):
+    """What the features that need a file are made with here."""
+    files = {"centroids": str(assets / "centroids.npy"), "targets": str(assets / "targets.npy")}
+    return {
+        "clip": {"model": "quickstart"},
+        "text_entity": {"wordnet": str(assets / "wordnet")},
+        "image_clusters": files,
+        "mix": {"of": {"clip.similarity": 1.0}},
+        "norm_sim": {"targets": files["targets"], "of": "l14_img"},
+        "columns": {"from": str(assets / "scores.parquet"), "take": ["score"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def everything(clip, made):
+    """All features that are a function of one sample."""
     recipes = {"clip": clip}
-    return open_features([recipes.get(n) or features.find(n)() for n in features.names()], "cpu")
+    kinds = {name: features.find(name) for name in features.names()}
+    rows = {name: kind for name, kind in kinds.items() if not issubclass(kind, FittedFeature)}
+    return open_features([recipes.get(n) or k(**made.get(n, {})) for n, k in rows.items()], "cpu")
 
 
 def frame_of(count):
     texts = ["a red box on a table", "une boîte rouge sur la table", None, "eine rote Kiste"]
-    return pl.DataFrame({"caption": [texts[row % 4] for row in range(count)]})
+    embeddings = np.random.default_rng(0).standard_normal((count, tiny_datacomp.WIDTH))
+    kind = pl.Array(pl.Float16, tiny_datacomp.WIDTH)
+    return pl.DataFrame(
+        {
+            "caption": [texts[row % 4] for row in range(count)],
+            "l14_img": pl.Series(embeddings.astype(np.float16), dtype=kind),
+        }
+    )
 
 
 # --- decoding ------------------------------------------------------------------------------------
@@ -151,15 +195,18 @@ def test_damage_is_always_a_reason(name):
 
 
 @pytest.mark.parametrize("name", features.names())
-def test_a_feature_describes_itself(name):
+def test_a_feature_describes_itself(name, made):
     kind = features.find(name)
     assert kind.__doc__
-    feature = kind(model="quickstart") if name == "clip" else kind()
+    feature = kind(**made.get(name, {}))
     assert feature.name == name
     given = [*feature.gives(), *feature.arrays()]
     assert len({one.name for one in given}) == len(given) > 0
     assert all(one.about for one in given)
     assert feature.problems() == []
+    if isinstance(feature, FittedFeature):
+        with pytest.raises(TypeError, match="is fitted"):
+            feature.open("cpu")
 
 
 def test_a_scorer_keeps_its_promise_for_no_samples(everything):

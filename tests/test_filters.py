@@ -597,7 +597,7 @@ def test_ties_go_to_the_smaller_uid_and_nulls_are_unscored(tmp_path):
     assert ledger["reason"].to_list() == [
         None, None, UNSCORED, None, UNSCORED, "below_threshold", None, "below_threshold",
     ]  # fmt: skip
-    assert json.loads(ledger["values"][5]) == {"similarity_score": 0.5}
+    assert ledger["values"][5] == {"similarity_score": 0.5}
 
 
 def test_infinities_are_scores(tmp_path):

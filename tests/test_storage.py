@@ -13,8 +13,8 @@ import pytest
 from object_store import object_store
 
 from curate import lease, storage
-from curate.parquet import read_parquet, write_parquet
 from curate.errors import StorageError, WorkInUse
+from curate.parquet import read_parquet, write_parquet
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ class Rows(Protocol):
         """Results part by part, in any order; `work` must pickle and return something small."""
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results of any other tasks, in any order, on the same workers."""
+        """Results of any other tasks, in any order; a GPU each for a feature that says `gpu`."""
 
 
 class FittedFeature(Feature):
@@ -168,8 +168,16 @@ class FittedFeature(Feature):
     do, for `survivors` are what the steps before it left; what it gave before is thrown away then.
     """
 
+    outside_recipe: ClassVar[tuple[str, ...]] = ("when_changed",)  # changes no fresh result
+
     fit_on: Literal["survivors", "pool"] = Setting(
         "survivors", description="the samples it is fitted on, which are those that get values"
+    )
+
+    when_changed: Literal["refit", "freeze"] = Setting(
+        "refit",
+        description="once its samples are others: fitted again, or all is kept and new ones are "
+        "given what can be given without it",
     )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +15,17 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.fates import Fates
-from curate.flow import part_stem
 from curate.metadata import ARRAY
+from curate.pictures import tars_of
 from curate.report.facts import Facts, Look, looks, plain, public, stops
 from curate.report.histogram import scores
 from curate.runner import Runner, fold
-from curate.sample import format_uids
+from curate.sample import PICTURE_TAR, format_uids
+from curate.whereabouts import part_stem
 
 SHOWN = 8  # samples of one gallery
 REASONS = 20  # of one step that have a gallery, the commonest first
+_STRIDE = 61  # of rows looked at for a bound
 NEAR = 8192  # rows around a chosen one that are read with it
 LONGEST = 4_000  # characters of a caption; deciding values have a tenth of that
 
@@ -126,16 +129,23 @@ def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span
     stopped, uids = stops(plan, found), columns.uids(plan.work, span)
     frames = []
     read: dict[tuple[int, str], np.ndarray] = {}  # both sides of a threshold look at one column
+    everything = np.arange(len(span))
     for number, gallery in enumerate(galleries):
-        rows = _members(gallery, stopped, found)
         score = np.full(len(span), np.nan)
         if gallery.border is not None:
             place = (gallery.index, gallery.border.score)
             if place not in read:
                 read[place] = scores(plan, *place, span)
             score = read[place]
-            rank = np.abs(score[rows] - gallery.border.threshold)
+            distance = np.abs(score - gallery.border.threshold)
+            # The best of a few are a bound for the best of all: most rows need no second look.
+            few = _members(gallery, stopped, found, everything[::_STRIDE])
+            bound = _last(distance[few])
+            near = everything if np.isnan(bound) else np.flatnonzero(distance <= bound)
+            rows = _members(gallery, stopped, found, near)
+            rank = distance[rows]
         else:
+            rows = _members(gallery, stopped, found, everything)
             rank = chance.uniform(plan.config.seed, "report", uids[rows], gallery.step)
         first = _first(rank, uids, rows)
         there = rows[first]
@@ -163,12 +173,12 @@ _CANDIDATE: dict[str, Any] = {
 }
 
 
-def _members(gallery: Gallery, stopped: np.ndarray, found: Fates) -> np.ndarray:
-    """[K] rows that a gallery is chosen from."""
+def _members(gallery: Gallery, stopped: np.ndarray, found: Fates, rows: np.ndarray) -> np.ndarray:
+    """Those of some rows that a gallery is chosen from."""
     if gallery.side == "kept":
-        return np.flatnonzero(stopped > gallery.index)
+        return np.asarray(rows[stopped[rows] > gallery.index])
     wanted = [step == gallery.step and _is_of(gallery, reason) for step, reason in found.known]
-    return np.flatnonzero(found.where(wanted))
+    return np.asarray(rows[np.array([False, *wanted])[found.code[rows]]])
 
 
 def _is_of(gallery: Gallery, reason: str) -> bool:
@@ -177,6 +187,11 @@ def _is_of(gallery: Gallery, reason: str) -> bool:
         return reason == gallery.reason
     # any_of joins the reasons of its filters
     return f"{gallery.filter}:{gallery.reason}" in reason.split(" ")
+
+
+def _last(rank: np.ndarray) -> float:
+    """The SHOWN smallest rank; NaN where there are not so many."""
+    return float(np.partition(rank, SHOWN - 1)[SHOWN - 1]) if len(rank) > SHOWN else math.nan
 
 
 def _first(rank: np.ndarray, uids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -189,7 +204,7 @@ def _first(rank: np.ndarray, uids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         uids: [N] UID of all rows of the block.
         rows: [K] rows of the block.
     """
-    last = np.partition(rank, SHOWN - 1)[SHOWN - 1] if len(rank) > SHOWN else np.nan
+    last = _last(rank)
     # Sorting is for those few that can be among them.
     places = np.flatnonzero(~np.isnan(rank) if np.isnan(last) else rank <= last)
     own = uids[rows[places]]
@@ -237,7 +252,7 @@ def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | Non
         return None
     download = plan.download()
     if download is None:
-        return public(shard["url"])
+        return public(shard["url"] if part is None else tars_of(plan.work)[part])
     stem = part_stem("", download.name, shard["number"], part or 0)
     return stem.removeprefix("/") + ".tar"
 
@@ -278,9 +293,9 @@ def _can_show(plan: Compiled, step: int, name: str) -> bool:
 
 
 def _whereabouts(plan: Compiled, span: Span, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Caption, key and part of some rows; the part says which download brought the picture."""
+    """Caption, key and part of some rows; the part says which download, or tar, has the picture."""
     download = plan.download()
-    part = f"{download.name}.part" if download is not None else ""
+    part = f"{download.name}.part" if download is not None else PICTURE_TAR
     registry = plan.registries[-1]
     names = tuple(name for name in ("caption", "key", part) if name in registry)
     frame = columns.load(plan.work, registry, names, span)[rows]

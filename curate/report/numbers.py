@@ -13,10 +13,11 @@ from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.download import Download
-from curate.features import Feature
+from curate.features import Feature, FittedFeature
+from curate.fitted import fit_record
 from curate.report.facts import Facts, Look, kind, looks, plain, public, stops
 from curate.runner import Runner, fold
-from curate.schema import AnyOf, Step
+from curate.schema import AnyOf, Source, Step
 from curate.step import fingerprint
 
 UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB
@@ -72,7 +73,7 @@ def pool(facts: Facts) -> dict[str, Any]:
         sources.append(
             {
                 "name": source.name,
-                "kind": "urls" if source.urls is not None else "shards",
+                "kind": _kind(source),
                 "patterns": [public(pattern) for pattern in source.patterns()],
                 "files": own["url"].n_unique(),
                 "shards": own.height,
@@ -80,13 +81,21 @@ def pool(facts: Facts) -> dict[str, Any]:
             }
         )
     unusable = facts.counts.filter(pl.col("step") == fates.START)
+    found = {key: n for key, n in facts.pool.pictures.items() if key not in ("of", "damaged")}
     return {
         "sources": sources,
+        **({"pictures": found} if found else {}),
         "shards": table.height,
         "rows": facts.pool.rows,
         "unusable": _by_reason(unusable),
         "damaged": [_damage(found) for found in facts.pool.damaged()],
     }
+
+
+def _kind(source: Source) -> str:
+    if source.metadata is not None:
+        return "metadata and shards" if source.has_pictures else "metadata"
+    return "urls" if source.urls is not None else "shards"
 
 
 def _damage(found: dict[str, str]) -> dict[str, str]:
@@ -118,6 +127,8 @@ def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
         }
         if isinstance(step, Feature):
             entry["errors"] = errors[step.name]
+        if isinstance(step, FittedFeature):
+            entry["fitted"] = {"on": step.fit_on, **fit_record(facts.plan.work, step.name)}
         found.append(entry)
         entered = entry["kept"]
     assert entered == _rows(_still_in(facts)), "a step that the pipeline lacks removed samples"

@@ -138,9 +138,9 @@ def notes(report: dict[str, Any]) -> list[str]:
         )
     if not any(step["role"] == "filter" for step in steps):
         found.append("This pipeline has no filter.")
-    given = any(source["kind"] == "shards" for source in pool["sources"])
+    given = any(source["kind"].endswith("shards") for source in pool["sources"])
     if not given and not any(step["role"] == "download" for step in steps):
-        found.append("There are no pictures: the pool lists URLs, and no step downloads them.")
+        found.append("There are no pictures: the pool has none, and no step downloads them.")
     return found
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from curate import storage
 from curate.errors import CurateError
 from curate.features import Picture, Unscorable
-from curate.report.facts import Facts
+from curate.pictures import load_tars
+from curate.report.facts import Facts, public
 from curate.runner import Runner
 from curate.shard import IMAGE_EXTENSIONS, picture, read_samples
 
@@ -25,13 +26,15 @@ def load(facts: Facts, report: dict[str, Any], runner: Runner) -> dict[Place, st
     samples = [sample for gallery in report["examples"] for sample in gallery["samples"]]
     jobs: dict[str, dict[str, list[Place]]] = {}
     urls = dict(facts.pool.table.select("number", "url").iter_rows())
+    tars = {public(tar): tar for tar in load_tars(facts.plan.work)["url"]}
     inside = facts.plan.download() is not None
     for sample in samples:
         if sample["tar"] is None:
             continue
         place = (sample["shard"], sample["row"])
         # A tar of the pool is found by its shard: the URL in the report lacks what may be secret.
-        tar = storage.join(facts.plan.work, sample["tar"]) if inside else urls[sample["shard"]]
+        own = tars.get(sample["tar"]) or urls[sample["shard"]]
+        tar = storage.join(facts.plan.work, sample["tar"]) if inside else own
         places = jobs.setdefault(tar, {}).setdefault(sample["key"], [])
         if place not in places:
             places.append(place)

@@ -1,0 +1,1 @@
+"""One pipeline at many values: what each of them keeps, from stored columns alone."""
