@@ -61,7 +61,7 @@ def test_every_recipe_passes_check_and_says_what_it_reproduces(file, tmp_path):
     urls = tmp_path / "urls.parquet"
     pl.DataFrame({"url": ["http://h/a.jpg"], "caption": ["a"]}).write_parquet(urls)
     if "  urls:" not in file.read_text():
-        run_in = [t.name for t in (ROOT / "tests").glob("test_*.py") if file.name in t.read_text()]
+        run_in = [t.name for t in (ROOT / "tests").glob("test_*.py") if f'"{file.stem}' in t.read_text()]
         assert run_in, "no test runs it"
         return
     overrides = [f"pool.urls={urls}", f"work={tmp_path / 'work'}"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,10 @@ PIPELINES = {
         ("steps.random_sample.fraction=0.2,0.7", "steps.wide.sql=image_file.width > 90"),
     ),
     "sample": ((*BEFORE, SHARE), ("steps.share.fraction=0.2:1:0.4", "seed=0,7")),
+    "twins": (
+        (*BEFORE, {"where": {"name": "scored", "sql": "score > 0.5"}}),
+        ("steps.scored.sql=score <= 0.5",),
+    ),
     "copies": (
         (*BEFORE, WIDE, {"repeat": {"times": 2}}),
         ("steps.repeat.times=1:3:1", "steps.caption.min_words=0,5"),
@@ -110,9 +115,10 @@ PIPELINES = {
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Tars of samples in which uids, URLs and scores repeat."""
-    repeated = [*SAMPLES, *SAMPLES[20:50]]
-    return tar_pool(write_shards(tmp_path_factory.mktemp("in"), repeated, 5))
+    """Tars of samples in which URLs, scores and uids repeat, some of these with another score."""
+    twins = [replace(s, metadata={**s.metadata, "score": 0.4}) for s in SAMPLES[30:60]]
+    samples = [*SAMPLES, *SAMPLES[20:50], *twins]
+    return tar_pool(write_shards(tmp_path_factory.mktemp("in"), samples, 5))
 
 
 def pipeline_of(folder: Path, pool: dict, steps: tuple, **fields: object) -> Pipeline:
@@ -293,8 +299,9 @@ def test_a_share_of_survivors_that_wait_for_values_is_no_bound(tmp_path, shards)
     assert wider["kept_at_most"] is None
 
 
-def test_frozen_states_keep_the_thresholds_of_the_file(tmp_path, shards):
-    pipeline = pipeline_of(tmp_path, shards, (*BEFORE, WIDE, best("survivors")))
+def test_frozen_states_keep_the_thresholds_of_the_file(tmp_path):
+    pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 3))
+    pipeline = pipeline_of(tmp_path, pool, (*BEFORE, WIDE, best("survivors")))
     loose = "steps.wide.sql=image_file.width > 30"
     pipeline.run(loose, "steps.best.top_fraction=1.0")
     reached = ledger_of(pipeline.work).filter(fate="kept")["uid"].to_list()
@@ -333,11 +340,9 @@ def test_features_that_would_be_fitted_again_are_named(tmp_path):
 
 
 def test_the_varied_filter_itself_is_always_fitted(done):
-    vary = "steps.best.top_fraction=0.2,0.9"
-    assert (
-        swept(done, vary, fits="frozen", until="best").table["values"]
-        == (swept(done, vary, until="best").table["values"])
-    )
+    vary = ("steps.best.top_fraction=0.2,0.9", VARY)
+    frozen = swept(done, *vary, fits="frozen", until="best").table["values"]
+    assert frozen == swept(done, *vary, until="best").table["values"]
 
 
 def test_until_leaves_out_what_comes_later(done):
