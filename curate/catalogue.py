@@ -9,9 +9,9 @@ import numpy as np
 from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled
+from curate.pools.shard_table import shards, table_version
+from curate.pools.whereabouts import locate
 from curate.sample import UID
-from curate.shard_table import shards, table_version
-from curate.whereabouts import locate
 from curate.write import Kept
 
 SHARED_UIDS = "state/shared_uids.npy"  # kept rows whose uid another kept row has too

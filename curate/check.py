@@ -10,7 +10,7 @@ from importlib import metadata
 
 import polars as pl
 
-from curate import features, intake, storage
+from curate import features, storage
 from curate.columns import Column, Registry
 from curate.compiled import (
     DOWNLOADED,
@@ -20,13 +20,14 @@ from curate.compiled import (
     needs_of,
     pool_children,
 )
-from curate.config import LIMIT, Loaded
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.errors import CurateError, InvalidPipeline, Problem, first_line
 from curate.features import Feature, FittedFeature
-from curate.pool_files import list_files, list_pictures
+from curate.pipeline_file.config import LIMIT, Loaded
+from curate.pipeline_file.schema import AnyOf, Source, Step
+from curate.pools import intake
+from curate.pools.pool_files import list_files, list_pictures
 from curate.sample import INTERNAL
-from curate.schema import AnyOf, Source, Step
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from curate import storage
 from curate.compiled import is_scorer
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.fates import START
 from curate.lease import held
-from curate.schema import Config
+from curate.pipeline_file.schema import Config
 
 
 def unused(config: Config) -> list[tuple[str, int]]:

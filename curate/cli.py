@@ -12,7 +12,7 @@ import typer
 
 from curate import __version__
 from curate.errors import CurateError
-from curate.subset_commands import subsets
+from curate.subsets.subset_commands import subsets
 
 app = typer.Typer(
     name="curate",
@@ -45,7 +45,7 @@ def echo(text: str = "") -> None:
 def check(file: File, set_: Set = None, limit: Limit = None) -> None:
     """Find everything that is wrong with a pipeline file, before any work."""
     from curate.check import compile_pipeline
-    from curate.config import load
+    from curate.pipeline_file.config import load
 
     loaded = load(file, set_ or [], limit=limit)
     plan = compile_pipeline(loaded)
@@ -69,10 +69,10 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
     ] = False,
 ) -> None:
     """Run a pipeline, or finish one that was interrupted."""
-    from curate.config import load
     from curate.display import Display, summary
     from curate.pipeline import Options
     from curate.pipeline import run as run_pipeline
+    from curate.pipeline_file.config import load
 
     loaded = load(file, set_ or [], limit=limit)
     known = {step.name for step in loaded.config.steps}
@@ -98,9 +98,9 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
 def plan(file: File, set_: Set = None, limit: Limit = None) -> None:
     """Say what a run would do, reuse or compute again, and why."""
     from curate.check import compile_pipeline
-    from curate.config import load
+    from curate.pipeline_file.config import load
     from curate.plan import describe
-    from curate.pool import pool_columns
+    from curate.pools.pool import pool_columns
 
     loaded = load(file, set_ or [], limit=limit)
     compiled = compile_pipeline(loaded, columns=pool_columns(loaded.config.work) or None)
@@ -198,8 +198,8 @@ def write(  # noqa: PLR0913 - one parameter is one option of the command
     ] = False,
 ) -> None:
     """Write the samples of a subset file as shards, straight from a pool's shards."""
-    from curate.blur import Blur
-    from curate.reshard import Options, Reshard, report, reshard
+    from curate.resharding.blur import Blur
+    from curate.resharding.reshard import Options, Reshard, report, reshard
     from curate.runner import LocalRunner, RayRunner
     from curate.write import Write
 
@@ -230,7 +230,7 @@ def clean(
 ) -> None:
     """List what a work folder holds that its pipeline no longer uses; `--delete` removes it."""
     from curate.clean import remove, unused
-    from curate.config import load
+    from curate.pipeline_file.config import load
 
     config = load(file).config
     found = unused(config)

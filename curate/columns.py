@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from curate import metadata, shard_table, storage
-from curate.metadata import ARRAY
+from curate import storage
 from curate.parquet import read_parquet, read_slice, scan_parquet, write_parquet
+from curate.pools import metadata, shard_table
+from curate.pools.metadata import ARRAY
+from curate.pools.shard_table import pool_folder
 from curate.sample import PICTURE_TAR, format_uids, make_uids
-from curate.shard_table import pool_folder
 from filters import structured
 
 ROW = "row"  # row of the block, uint32; the key of every scalar file

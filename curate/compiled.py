@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curate import plugins
 from curate.columns import Column, Registry
-from curate.config import LIMIT
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
-from curate.metadata import ARRAY
-from curate.schema import AnyOf, Config, Step
+from curate.pipeline_file import plugins
+from curate.pipeline_file.config import LIMIT
+from curate.pipeline_file.schema import AnyOf, Config, Step
+from curate.pools.metadata import ARRAY
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter
 from filters.random_sample import RandomSample

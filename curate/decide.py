@@ -13,12 +13,12 @@ import polars as pl
 from curate import chance, columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.errors import ConfigError, first_line
 from curate.fates import LOST, START, Fates
 from curate.features import Feature
+from curate.pipeline_file.schema import AnyOf, Step
 from curate.sample import format_uids
-from curate.schema import AnyOf, Step
 from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
 from filters import (
     UNSCORED,

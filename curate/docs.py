@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 import filters
 from curate import features
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.features import Feature
 from curate.write import Write
 from filters import GroupFilter, PoolFilter, RowFilter

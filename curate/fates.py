@@ -11,8 +11,8 @@ import polars as pl
 
 from curate import columns, storage
 from curate.columns import Span
-from curate.intake import PROBLEM
 from curate.parquet import read_note, read_slice, write_parquet
+from curate.pools.intake import PROBLEM
 from filters import Verdict
 
 START = "pool"  # the verdict that every run starts from

@@ -18,10 +18,10 @@ from curate.decide import batch_of
 from curate.errors import ConfigError
 from curate.features import Columns, FittedFeature, Part
 from curate.lease import Lease
-from curate.pool import Pool, Unit
+from curate.pipeline_file.schema import Resources
+from curate.pools.pool import Pool, Unit
 from curate.records import Done
 from curate.runner import Lost, Needs, Runner, Stage
-from curate.schema import Resources
 from curate.score import POLARS
 from curate.step import fingerprint
 

@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import chance, columns, fates, shard, storage
+from curate import chance, columns, fates, storage
 from curate.columns import ROW, Span, Store
 from curate.compiled import Compiled
 from curate.decide import apply_rows
-from curate.download import Download, Target, download_part
+from curate.downloads.download import Download, Target, download_part
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, assign_unit
-from curate.intake import PROBLEM
-from curate.metadata import ARRAY
 from curate.parquet import read_parquet
-from curate.pool import Shard, Unit
+from curate.pools.intake import PROBLEM
+from curate.pools.metadata import ARRAY
+from curate.pools.pool import Shard, Unit
+from curate.pools.whereabouts import locate, part_stem
 from curate.records import Done
 from curate.sample import format_uids
 from curate.score import POLARS, Body, Opened, open_features, score_samples
-from curate.whereabouts import locate, part_stem
+from curate.shards import shard
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import polars as pl
 from curate import columns, storage
 from curate.columns import Registry, Span
 from curate.fates import LOST, Fates, nothing
-from curate.foreign import TEXT
-from curate.metadata import ARRAY
 from curate.parquet import read_parquet, write_parquet
+from curate.pools.foreign import TEXT
+from curate.pools.metadata import ARRAY
 from curate.sample import format_uids, make_uids
 
 _LONGEST = 200  # characters of a text: a caption of 10,000 explains no more

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, fates, ledger, storage, subset
+from curate import columns, fates, ledger, storage
 from curate.catalogue import SHARED_UIDS, LedgerCatalogue
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
 from curate.phases import Run, download_content
-from curate.pool import Pool
+from curate.pools.pool import Pool
 from curate.records import Done
 from curate.report import Facts, write_report
 from curate.runner import Runner
 from curate.step import fingerprint
+from curate.subsets import subset
 from curate.write import Cut, ShardResult, Write, plan_write, write_shard
 from curate.write import finish as finish_writing
 

@@ -15,16 +15,16 @@ from curate import columns, decide, fates, storage
 from curate.columns import Span, store
 from curate.compiled import Compiled, Phase, columns_given, is_scorer, pool_children
 from curate.decide import States
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.errors import BudgetExceeded
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, UnitRows, content, fit, fitted_on
 from curate.flow import Place, failed_rows, missing, open_stage
 from curate.lease import Lease
-from curate.pool import Pool, Unit
+from curate.pipeline_file.schema import Resources, Step
+from curate.pools.pool import Pool, Unit
 from curate.records import Done, Recorder
 from curate.runner import Lost, Needs, Runner, Stage, fold
-from curate.schema import Resources, Step
 from curate.shuffle import MEMBER, Exchange, partitions
 from curate.step import fingerprint
 from filters import Counts, GroupFilter, PoolFilter

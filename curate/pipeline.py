@@ -9,23 +9,24 @@ from typing import Any, Literal
 
 import yaml
 
-from curate import pictures, storage
+from curate import storage
 from curate.check import compile_pipeline
 from curate.columns import Registry
 from curate.compiled import Compiled, is_scorer
-from curate.config import Loaded
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
 from curate.phases import Run, barrier, begin, flow, rows
-from curate.pool import pool_columns, read_pool, same_arrays
-from curate.pool_files import list_files
+from curate.pipeline_file.config import Loaded
+from curate.pipeline_file.schema import AnyOf, Config, Step
+from curate.pools import pictures
+from curate.pools.pool import pool_columns, read_pool, same_arrays
+from curate.pools.pool_files import list_files
+from curate.pools.shard_table import load_table
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
-from curate.schema import AnyOf, Config, Step
-from curate.shard_table import load_table
 from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from curate import columns, storage
 from curate.compiled import Compiled, is_barrier, is_scorer
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
 from curate.pipeline import full_recipe
-from curate.pool import Pool, pool_columns
-from curate.pool_files import list_files
+from curate.pipeline_file.schema import AnyOf, Step
+from curate.pools.pool import Pool, pool_columns
+from curate.pools.pool_files import list_files
+from curate.pools.shard_table import load_table
 from curate.records import rates
 from curate.runner import LocalRunner
-from curate.schema import AnyOf, Step
-from curate.shard_table import load_table
 from curate.step import differences
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from curate import plugins, storage
+from curate import storage
 from curate.errors import RecipeChanged
+from curate.pipeline_file import plugins
 
 Recipe = dict[str, Any]
 

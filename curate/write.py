@@ -11,10 +11,11 @@ from typing import ClassVar, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from curate import bulk, storage
+from curate import storage
 from curate.errors import InputChanged, StorageError
 from curate.sample import format_uids
-from curate.shard import TarIndex, TarSample, load_index, read_samples
+from curate.shards import bulk
+from curate.shards.shard import TarIndex, TarSample, load_index, read_samples
 
 TAR_NAME = "{:08d}.tar"
 STATS_NAME = "{:08d}_stats.json"

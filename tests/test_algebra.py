@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import algebra, chance, cli, sorted_files, storage, subset, subset_file, subset_sample
+from curate import chance, cli, storage
 from curate.errors import ConfigError, InputChanged, StorageError
 from curate.sample import UID, format_uids, make_uids
-from curate.sorted_files import NotSorted
+from curate.subsets import algebra, sorted_files, subset, subset_file, subset_sample
+from curate.subsets.sorted_files import NotSorted
 from tests.object_store import object_store
 
 # Few values, so that uids repeat; both halves decide; the largest numbers there are.

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_clip import encoded, picture
 
-from curate import boxes, subset
-from curate.blur import Blur, Unblurrable, blur_boxes, blurred, read_boxes, soften
-from curate.blur import _rectangles as rectangles_of
 from curate.errors import ConfigError
+from curate.resharding import boxes
+from curate.resharding.blur import Blur, Unblurrable, blur_boxes, blurred, read_boxes, soften
+from curate.resharding.blur import _rectangles as rectangles_of
 from curate.sample import format_uids, parse_uids
+from curate.subsets import subset
 
 FACE = [(0.25, 0.2, 0.55, 0.6)]
 

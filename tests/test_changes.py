@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from curate.clean import unused
-from curate.config import load
 from curate.errors import InputChanged, InvalidPipeline, RecipeChanged, Stale
 from curate.pipeline import Options, run
+from curate.pipeline_file.config import load
 from tests.picture_server import Answer, picture_server
 from tests.tiny_pool import digests
 

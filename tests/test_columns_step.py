@@ -9,8 +9,8 @@ from object_store import object_store
 from tiny_pool import Pipeline, digests, draw, ledger_of, tar_pool, write_shards
 
 from curate import columns
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline
+from curate.pipeline_file.config import load
 
 COUNT = sum(ROWS)
 

@@ -12,8 +12,8 @@ import pytest
 from tiny_pool import draw, write_shards
 
 from curate.check import compile_pipeline
-from curate.config import Loaded, load
 from curate.errors import CurateError, InvalidPipeline
+from curate.pipeline_file.config import Loaded, load
 
 HEAD = """\
 name: t
@@ -293,7 +293,11 @@ def test_repeated_names_are_refused_also_inside_any_of(folder):
         ),
         ("  - write\n  - caption\n", 2, "nothing comes after `write`: it is the last step"),
         ("  - write\n  - write: {name: b}\n", 2, "nothing comes after `write`: it is the last"),
-        ("  - download\n", 1, "the pool has pictures: a download takes a pool of `urls:` or `metadata:` alone"),
+        (
+            "  - download\n",
+            1,
+            "the pool has pictures: a download takes a pool of `urls:` or `metadata:` alone",
+        ),
         (
             "  - image_file: {name: url}\n  - where: \"url = 'x' and url.width > 3\"\n",
             2,

@@ -13,10 +13,10 @@ import tiny_datacomp as tiny
 import torch
 from tiny_pool import ledger_of
 
-from curate.config import load
 from curate.errors import InvalidPipeline
 from curate.features.language import Language
 from curate.pipeline import Options, run
+from curate.pipeline_file.config import load
 
 FOLDER = Path(__file__).parent.parent / "pipelines" / "datacomp"
 Row = dict

@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from curate.cli import app
-from curate.config import load
+from curate.pipeline_file.config import load
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

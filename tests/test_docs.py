@@ -12,11 +12,11 @@ import filters
 from curate import features
 from curate.check import compile_pipeline
 from curate.cli import app
-from curate.config import load
 from curate.docs import STEPS_FILE, steps_page
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.pipeline import Options, run
-from curate.schema import Config, Resources, Run, Source
+from curate.pipeline_file.config import load
+from curate.pipeline_file.schema import Config, Resources, Run, Source
 from curate.write import Write
 from tests.tiny_pool import draw, write_tar
 
@@ -51,6 +51,8 @@ def test_every_command_and_field_is_in_the_readme():
 def test_every_module_is_in_the_tree():
     tree = README[README.index("## Where things are") :]
     missing = [p.name for p in (ROOT / "curate").glob("[!_]*.py") if p.name not in tree]
+    rooms = [p.parent for p in (ROOT / "curate").glob("*/__init__.py")]
+    missing += [f"{room.name}/" for room in rooms if f"{room.name}/" not in tree]
     assert not missing
 
 
@@ -61,7 +63,9 @@ def test_every_recipe_passes_check_and_says_what_it_reproduces(file, tmp_path):
     urls = tmp_path / "urls.parquet"
     pl.DataFrame({"url": ["http://h/a.jpg"], "caption": ["a"]}).write_parquet(urls)
     if "  urls:" not in file.read_text():
-        run_in = [t.name for t in (ROOT / "tests").glob("test_*.py") if f'"{file.stem}' in t.read_text()]
+        run_in = [
+            t.name for t in (ROOT / "tests").glob("test_*.py") if f'"{file.stem}' in t.read_text()
+        ]
         assert run_in, "no test runs it"
         return
     overrides = [f"pool.urls={urls}", f"work={tmp_path / 'work'}"]

@@ -24,7 +24,7 @@ from picture_server import HTML, SILENT, Answer, opted_out, picture_server, redi
 from PIL import Image
 from pydantic import ValidationError
 
-from curate.download import Counts, Download, Target, _table, download_part
+from curate.downloads.download import Counts, Download, Target, _table, download_part
 from curate.errors import InputChanged, StorageError
 
 LOCAL = Download(allow_private_addresses=True, timeout_s=2, seconds_per_image=5)
@@ -468,7 +468,7 @@ def test_a_full_temporary_folder_is_an_error_and_not_a_broken_picture(tmp_path, 
         def write(self, _data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curate.download.tempfile.TemporaryFile", lambda **_: Full())
+    monkeypatch.setattr("curate.downloads.download.tempfile.TemporaryFile", lambda **_: Full())
     with pytest.raises(StorageError, match=r"No space left.*TMPDIR"):
         download({f"/{n}": picture(seed=n) for n in range(40)}, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -476,7 +476,7 @@ def test_a_full_temporary_folder_is_an_error_and_not_a_broken_picture(tmp_path, 
 
 RUN = """
 import sys, polars as pl
-from curate.download import *
+from curate.downloads.download import *
 urls = sys.argv[2:]
 rows = pl.DataFrame({"row": range(len(urls)), "uid": ["0" * 32] * len(urls), "url": urls})
 download_part(Download(allow_private_addresses=True), rows, Target(sys.argv[1], 0), 4)

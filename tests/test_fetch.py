@@ -12,7 +12,7 @@ import time
 import pytest
 from picture_server import SILENT, Answer, picture_server, redirect, truncated
 
-from curate.fetch import (
+from curate.downloads.fetch import (
     PRIVATE_NETWORKS,
     FetchError,
     Limits,

@@ -11,9 +11,9 @@ import pytest
 
 from curate import storage
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline
 from curate.pipeline import Options
+from curate.pipeline_file.config import load
 from tests.embedding_pool import embed, scores
 from tests.object_store import object_store
 from tests.picture_server import Answer, picture_server

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import BudgetExceeded, RecipeChanged, Stale
 from curate.pipeline import Options, identity
+from curate.pipeline_file.config import load
 from tests.tiny_pool import (
     STEPS,
     Pipeline,
@@ -121,7 +121,7 @@ def test_every_field_of_a_recipe_is_part_of_the_identity(done, override):
 
 FINISHED = """
 import sys
-from curate.config import load
+from curate.pipeline_file.config import load
 from curate.pipeline import Options, run
 
 outcome = run(load(sys.argv[1]), Options(), print)
@@ -192,7 +192,7 @@ def test_a_kill_while_a_feature_is_thrown_away_leaves_no_lie(copy, done):
 KILLED_IN_REMOVAL = """
 import os, signal, sys
 from curate import storage
-from curate.config import load
+from curate.pipeline_file.config import load
 from curate.pipeline import Options, run
 
 remove = storage.remove

@@ -14,9 +14,9 @@ from tiny_pool import Pipeline, digests, draw, ledger_of, written
 
 from curate import columns
 from curate.columns import Span
-from curate.config import load
 from curate.errors import ConfigError, CurateError, InputChanged, InvalidPipeline
-from curate.pool import read_pool
+from curate.pipeline_file.config import load
+from curate.pools.pool import read_pool
 from curate.runner import LocalRunner
 from curate.sample import uid_of
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline
 from curate.features import Part, _ranks
 from curate.features._exact_sums import ExactSums, exact_sums
 from curate.features._ranks import Ranks, added, merged, order, tally
 from curate.features.mix import Mix
 from curate.pipeline import Options, run
+from curate.pipeline_file.config import load
 from filters import Batch, structured
 from tests.embedding_pool import embed, values
 from tests.tiny_pool import Pipeline, draw, ledger_of, write_shards

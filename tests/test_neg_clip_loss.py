@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline
 from curate.features import _contrast, _partition, neg_clip_loss
 from curate.features._contrast import losses
 from curate.features._partition import BATCHES_PER_GROUP, Partition, dealt, sample_ids
+from curate.pipeline_file.config import load
 from curate.sample import make_uids
 from filters import Batch
 from tests.embedding_pool import embed, scores, unit, values

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline
 from curate.features import _target_products
 from curate.features.norm_sim import NormSim
 from curate.pipeline import Options, run
+from curate.pipeline_file.config import load
 from curate.score import open_features, score_samples
 from tests.embedding_pool import embed, scores, unit, values
 from tests.tiny_pool import Pipeline, ledger_of

@@ -5,7 +5,7 @@ import pytest
 from tiny_pool import Pipeline, ledger_of
 
 from curate.check import compile_pipeline
-from curate.config import load
+from curate.pipeline_file.config import load
 
 URLS = ["http://h/1", "http://h/2"]
 

@@ -9,8 +9,8 @@ import pytest
 from tiny_pool import Drawn, Pipeline, digests, draw, ledger_of, tar_pool, write_shards
 
 from curate.check import compile_pipeline
-from curate.config import load
 from curate.errors import RecipeChanged
+from curate.pipeline_file.config import load
 
 NO_DIGITS = '''\
 """Keep samples whose caption has no digit above some."""

@@ -21,9 +21,9 @@ from tiny_pool import Drawn, Pipeline, digests, draw, ledger_of, tar_pool, write
 
 from curate import chance, columns, storage
 from curate.columns import Span
-from curate.config import load
 from curate.errors import ConfigError, InputChanged, InvalidPipeline, StorageError
-from curate.pool import Pool, read_pool
+from curate.pipeline_file.config import load
+from curate.pools.pool import Pool, read_pool
 from curate.runner import LocalRunner
 from curate.sample import canonical_names, format_uids, parse_uid, parse_uids, uid_of
 

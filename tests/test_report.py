@@ -20,15 +20,15 @@ from curate import chance
 from curate import fates as verdict
 from curate.check import compile_pipeline
 from curate.columns import Column, Span
-from curate.config import load
-from curate.pool import Pool, pool_columns
+from curate.pipeline_file.config import load
+from curate.pools.pool import Pool, pool_columns
+from curate.pools.shard_table import SCHEMA, load_table
 from curate.report import Facts, write_report
 from curate.report.facts import public
 from curate.report.page import render, share, visible
 from curate.runner import LocalRunner, RayRunner
 from curate.sample import UID, parse_uids
-from curate.shard_table import SCHEMA, load_table
-from curate.subset import save
+from curate.subsets.subset import save
 
 STEPS = (
     {"caption": {"min_words": 2}},

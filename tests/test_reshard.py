@@ -22,8 +22,7 @@ from object_store import object_store
 from PIL import Image
 from tiny_clip import encoded, many, picture
 
-from curate import bulk, cli, membership, plain_tar, reshard_files, shard, storage, subset
-from curate.blur import Blur
+from curate import cli, storage
 from curate.errors import (
     BudgetExceeded,
     ConfigError,
@@ -31,11 +30,15 @@ from curate.errors import (
     RecipeChanged,
     StorageError,
 )
-from curate.reshard import Options, Outcome, Reshard, reshard
+from curate.resharding import membership, reshard_files
+from curate.resharding.blur import Blur
+from curate.resharding.reshard import Options, Outcome, Reshard, reshard
 from curate.runner import LocalRunner, RayRunner
 from curate.sample import format_uids, parse_uids, uid_of
-from curate.shard_uids import read_uids
-from curate.tar import member_header
+from curate.shards import bulk, plain_tar, shard
+from curate.shards.shard_uids import read_uids
+from curate.shards.tar import member_header
+from curate.subsets import subset
 from curate.write import Write
 
 ONE = LocalRunner(1)

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from curate import ledger, subset
-from curate.config import load
+from curate import ledger
 from curate.pipeline import Options, run
+from curate.pipeline_file.config import load
+from curate.subsets import subset
 from tests.picture_server import Answer, picture_server, truncated
 
 

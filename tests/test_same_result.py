@@ -6,9 +6,9 @@ import random
 import polars as pl
 import pytest
 
-from curate import subset
 from curate.errors import BudgetExceeded, RecipeChanged, Stale
 from curate.pipeline import Options
+from curate.subsets import subset
 from tests.tiny_pool import (
     Pipeline,
     digests,

@@ -18,10 +18,10 @@ from PIL import Image
 from tiny_clip import config, many
 
 import curate
-from curate import subset
 from curate.errors import ConfigError, StorageError
-from curate.loading import uid_in
+from curate.resharding.loading import uid_in
 from curate.sample import parse_uids, uid_of
+from curate.subsets import subset
 
 PICTURES = many(8)
 

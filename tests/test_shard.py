@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from object_store import object_store
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from curate import shard, storage
+from curate import storage
 from curate.errors import InputChanged, StorageError
-from curate.shard import DamagedTar, read_samples, scan
-from curate.tar import Mapped, Members, Source, Streamed, member_header, write_members
+from curate.shards import shard
+from curate.shards.shard import DamagedTar, read_samples, scan
+from curate.shards.tar import Mapped, Members, Source, Streamed, member_header, write_members
 
 LETTERS = st.text("abcé世.-_ ", min_size=1, max_size=12)
 NAMES = st.lists(LETTERS.filter(lambda part: part.strip(". ")), min_size=1, max_size=20).map(

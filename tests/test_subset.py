@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import sorted_files, storage, subset
+from curate import storage
 from curate.errors import StorageError
 from curate.sample import make_uids
+from curate.subsets import sorted_files, subset
 
 
 def uids_of(numbers):

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import algebra, sorted_files
 from curate.clean import remove, unused
-from curate.config import load
 from curate.errors import ConfigError, CurateError, InvalidPipeline, WorkInUse
 from curate.lease import held
+from curate.pipeline_file.config import load
+from curate.subsets import algebra, sorted_files
 from curate.sweep.blocks import VERDICTS
 from curate.sweep.command import Options, sweep
 from curate.sweep.variants import varied

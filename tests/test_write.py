@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from object_store import object_store
 from pydantic import ValidationError
 
-from curate import shard, storage
+from curate import storage
 from curate.errors import InputChanged, StorageError
 from curate.sample import make_uids
+from curate.shards import shard
 from curate.write import Kept, ShardResult, Write, finish, ordered, plan_write, write_shard
 
 

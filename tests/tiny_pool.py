@@ -13,10 +13,10 @@ import polars as pl
 import yaml
 from PIL import Image
 
-from curate.config import load
 from curate.ledger import spelt
 from curate.pipeline import Options, Outcome
 from curate.pipeline import run as run_pipeline
+from curate.pipeline_file.config import load
 from curate.sample import uid_of
 
 RESULTS = ("subset.npy", "ledger", "shards", "report/report.json")

@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from curate import foreign, storage
+from curate import storage
 from curate.errors import ConfigError, InputChanged, did_you_mean, first_line
 from curate.features import Dtype, Rows
 from curate.parquet import head, read_slice
-from curate.pool_files import expand
+from curate.pools import foreign
+from curate.pools.pool_files import expand
 
 FORMATS = (".parquet", ".csv", ".tsv")
 _ROWS_AT_ONCE = 1_000_000  # of the tables, in one task

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import ConfigDict
 from pydantic import Field as Setting
 
-from curate import foreign, storage
+from curate import storage
 from curate.errors import ConfigError, CurateError, did_you_mean
 from curate.features import Columns, Dtype, Field, FittedFeature, Part, Rows
 from curate.features._tables import (
@@ -34,6 +34,7 @@ from curate.features._tables import (
     widest,
 )
 from curate.join import ROW, TEXT, Join, Settled, partitions
+from curate.pools import foreign
 from curate.sample import UID, format_uids
 
 NOT_IN_TABLE = "not_in_table"  # the error class of a sample that no table has

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from curate import ledger
-from curate.config import load
 from curate.display import summary
 from curate.errors import ConfigError
 from curate.pipeline import Options, Outcome, run
+from curate.pipeline_file.config import load
+from curate.pools.shard_table import load_table
 from curate.quickstart.plant import Planted, catches, plant, write_url_list
 from curate.quickstart.serve import DEFAULT_PORT, serve
 from curate.records import Observe
-from curate.shard_table import load_table
 
 SEED = 0
 LAST_SYSTEM_PORT = 1023  # below lies the port on which connections are refused, on purpose

@@ -15,13 +15,13 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.fates import Fates
-from curate.metadata import ARRAY
-from curate.pictures import tars_of
+from curate.pools.metadata import ARRAY
+from curate.pools.pictures import tars_of
+from curate.pools.whereabouts import part_stem
 from curate.report.facts import Facts, Look, looks, plain, public, stops
 from curate.report.histogram import scores
 from curate.runner import Runner, fold
 from curate.sample import PICTURE_TAR, format_uids
-from curate.whereabouts import part_stem
 
 SHOWN = 8  # samples of one gallery
 REASONS = 20  # of one step that have a gallery, the commonest first

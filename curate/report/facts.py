@@ -15,7 +15,7 @@ from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
 from curate.fates import START, Fates
-from curate.pool import Pool
+from curate.pools.pool import Pool
 from filters import Shown
 
 

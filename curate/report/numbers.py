@@ -12,12 +12,12 @@ import polars as pl
 from curate import columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
-from curate.download import Download
+from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
 from curate.fitted import fit_record
+from curate.pipeline_file.schema import AnyOf, Source, Step
 from curate.report.facts import Facts, Look, kind, looks, plain, public, stops
 from curate.runner import Runner, fold
-from curate.schema import AnyOf, Source, Step
 from curate.step import fingerprint
 
 UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB

@@ -9,10 +9,10 @@ from typing import Any
 from curate import storage
 from curate.errors import CurateError
 from curate.features import Picture, Unscorable
-from curate.pictures import load_tars
+from curate.pools.pictures import load_tars
 from curate.report.facts import Facts, public
 from curate.runner import Runner
-from curate.shard import IMAGE_EXTENSIONS, picture, read_samples
+from curate.shards.shard import IMAGE_EXTENSIONS, picture, read_samples
 
 SIDE = 96  # pixels of the longer side
 QUALITY = 80  # of the JPEG: some 3 kB

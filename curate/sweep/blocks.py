@@ -15,9 +15,9 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
 from curate.decide import States, presence, say, told_verdict, without_key
 from curate.fates import Fates
-from curate.schema import Step
+from curate.pipeline_file.schema import Step
 from curate.shuffle import Exchange
-from curate.subset import gather, ranked
+from curate.subsets.subset import gather, ranked
 from curate.sweep.variants import Variants
 from filters import Batch, GroupFilter, PoolFilter, State, Summary, Verdict, column, structured
 

@@ -16,16 +16,16 @@ import polars as pl
 from curate import fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, pool_children
-from curate.config import load
 from curate.decide import States
 from curate.errors import WorkInUse
 from curate.lease import Lease, held
 from curate.phases import Run
 from curate.pipeline import RAY_DECIDES_ROWS
-from curate.pool import Pool
+from curate.pipeline_file.config import load
+from curate.pipeline_file.schema import Config
+from curate.pools.pool import Pool
 from curate.records import Observe, Progress, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner, fold
-from curate.schema import Config
 from curate.shuffle import Exchange, partitions
 from curate.step import canonical
 from curate.sweep import blocks, files, groups

@@ -14,8 +14,16 @@ import numpy as np
 
 from curate import storage
 from curate.sample import UID
-from curate.sorted_files import Piece, RowFile, aligned, array_file, in_order, uids_of, write_header
-from curate.subset import gather, ranked
+from curate.subsets.sorted_files import (
+    Piece,
+    RowFile,
+    aligned,
+    array_file,
+    in_order,
+    uids_of,
+    write_header,
+)
+from curate.subsets.subset import gather, ranked
 from curate.sweep.blocks import copies_in
 
 

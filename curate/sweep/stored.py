@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from curate import columns, pictures, storage
+from curate import columns, storage
 from curate.compiled import Compiled, is_scorer
 from curate.errors import ConfigError
 from curate.features import FittedFeature
 from curate.fitted import Fitting, fitted_on
 from curate.phases import Run, linked, seen_by
 from curate.pipeline import full_recipe
-from curate.pool import Pool, read_pool
-from curate.pool_files import list_files
+from curate.pipeline_file.schema import Config
+from curate.pools import pictures
+from curate.pools.pool import Pool, read_pool
+from curate.pools.pool_files import list_files
+from curate.pools.shard_table import load_table
 from curate.runner import Runner
-from curate.schema import Config
-from curate.shard_table import load_table
 from curate.step import fingerprint, refuse
 from curate.sweep.variants import Variants
 

@@ -10,11 +10,11 @@ from decimal import Decimal
 
 from curate.check import compile_pipeline
 from curate.compiled import Compiled, is_barrier, is_scorer
-from curate.config import load
 from curate.errors import ConfigError, InvalidPipeline, did_you_mean
 from curate.pipeline import full_recipe
-from curate.pool import pool_columns
-from curate.schema import Step
+from curate.pipeline_file.config import load
+from curate.pipeline_file.schema import Step
+from curate.pools.pool import pool_columns
 from curate.step import canonical, differences
 from curate.write import Write
 

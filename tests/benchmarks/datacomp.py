@@ -73,6 +73,12 @@ def basic(pool: Path) -> list[object]:
     ]
 
 
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def median(found: list[Took]) -> Took:
     """The median of both figures."""
     return Took(
@@ -118,17 +124,17 @@ def main(pools: list[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
             tables.append(measure(Path(folder), Path(pool)))
         rows.append(int(pl.scan_parquet(f"{pool}/*.parquet").select(pl.len()).collect().item()))
-        print(f"{pool}: {rows[-1]:,} rows, {len(list(Path(pool).glob('*.parquet')))} files")
+        say(f"{pool}: {rows[-1]:,} rows, {len(list(Path(pool).glob('*.parquet')))} files")
         for name, took in tables[-1].items():
-            print(f"  {name:24}{took.seconds:8.2f} s {took.gigabytes:6.2f} GB")
+            say(f"  {name:24}{took.seconds:8.2f} s {took.gigabytes:6.2f} GB")
     first = tables[0]
     share = first["clip_score 30 %"].seconds / first["the least"].seconds
-    print(f"clip_score / the least that must be done: {share:.1f}")
-    print(f"another threshold / the first: {_ratio(first, 'then 20 %', 'clip_score 30 %'):.2f}")
+    say(f"clip_score / the least that must be done: {share:.1f}")
+    say(f"another threshold / the first: {_ratio(first, 'then 20 %', 'clip_score 30 %'):.2f}")
     if len(tables) > 1:
         start = run([sys.executable, "-m", "curate.cli", "version"]).seconds
         cost = [t["clip_score 30 %"].seconds - start for t in tables]
-        print(f"time a row at {rows[0]:,} / at {rows[1]:,}, start-up taken off: "
+        say(f"time a row at {rows[0]:,} / at {rows[1]:,}, start-up taken off: "
               f"{cost[0] / rows[0] / (cost[1] / rows[1]):.2f}")  # fmt: skip
 
 

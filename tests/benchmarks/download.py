@@ -27,7 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from picture_server import picture_server
 
-from curate.download import Download, Target, download_part
+from curate.downloads.download import Download, Target, download_part
 
 IMAGE_SIZE = 512
 

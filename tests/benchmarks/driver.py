@@ -17,8 +17,9 @@ from functools import partial
 
 import polars as pl
 
+from curate.pools.pool import Pool
+from curate.pools.shard_table import SCHEMA, Unit
 from curate.records import Done
-from curate.pool import SCHEMA, Pool, Unit
 from curate.runner import LocalRunner, Needs, RayRunner, Runner, Stage
 
 ROWS = 10_000  # a shard, so that each is a unit and a task of its own

@@ -26,10 +26,11 @@ from pathlib import Path
 import polars as pl
 import webdataset
 
-from curate import shard, subset
-from curate.reshard import Options, Reshard, reshard
+from curate.resharding.reshard import Options, Reshard, reshard
 from curate.runner import LocalRunner
 from curate.sample import format_uids, parse_uids
+from curate.shards import shard
+from curate.subsets import subset
 from curate.write import Write
 
 SAMPLES, TARS, SHARE, ROUNDS = 20_000, 2, 0.3, 7

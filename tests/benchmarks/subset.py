@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from curate import algebra, subset, subset_file
 from curate.sample import UID, make_uids
-from curate.subset_sample import sample
+from curate.subsets import algebra, subset, subset_file
+from curate.subsets.subset_sample import sample
 
 ROUNDS, BLOCKS, PART = 3, 13, 20
 POOL = 12_800_000  # uids: DataComp-small

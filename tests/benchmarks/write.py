@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from curate import shard
 from curate.sample import make_uids
+from curate.shards import shard
 from curate.write import Kept, Write, plan_write, write_shard
 
 MEMBERS, SHARE, ROUNDS = 10_000, 0.3, 9

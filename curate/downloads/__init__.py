@@ -1,0 +1,1 @@
+"""URLs -> shards, through img2dataset, made safe."""

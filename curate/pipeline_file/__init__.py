@@ -1,0 +1,1 @@
+"""The pipeline file: YAML -> objects, and every problem of it with its line."""

@@ -1,0 +1,1 @@
+"""A subset out of shards: rewritten, or picked while loading; faces blurred on the way."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: the tars themselves, and the samples in them."""

@@ -1,0 +1,1 @@
+"""Subset files: built, opened as others make them, and compared."""
