@@ -138,12 +138,13 @@ def _fit(run: Run, index: int) -> None:
     count = run.survivors()
     if fitting.seen != run.before:
         count = run.states["pool"]["rows"]
-    run.recorder.begin(fitting.feature.name, 0)
+    label = f"{fitting.feature.name}: fit"
+    run.recorder.begin(label, 0)
     fit(
         UnitRows(fitting, run.pool, run.runner, run.lease, count),
         fitted_on(fitting, seen_by(run, fitting)),
     )
-    run.recorder.end(fitting.feature.name)
+    run.recorder.end(label)
 
 
 def seen_by(run: Run, fitting: Fitting) -> str:
@@ -175,9 +176,15 @@ def _run_stations(
     lost: dict[str, dict[int, str]] = {}
     if not wanted:
         return lost
+    units = (unit for unit in run.pool.units() if unit.number in wanted)
+    if isinstance(run.plan.steps[stations[0].place.steps[0]], FittedFeature):
+        _assign(run, stations[0], units)
+        stations = stations[1:]
+        units = (unit for unit in run.pool.units() if unit.number in wanted)
+    if not stations:
+        return lost
     rows = sum(unit.stop - unit.start for unit in run.pool.units() if unit.number in wanted)
     run.runner = run.grow(run.runner, rows)
-    units = (unit for unit in run.pool.units() if unit.number in wanted)
     for number, unit, result in run.runner.flow([s.stage for s in stations], units):
         run.lease.check()
         station = stations[number]
@@ -189,6 +196,14 @@ def _run_stations(
             assert isinstance(result, Done), result
             run.recorder.task(station.name, result)
     return lost
+
+
+def _assign(run: Run, station: _Station, units: Iterator[Unit]) -> None:
+    """Give a fitted feature's samples their values: it is learnt, so this is looking up."""
+    work = open_stage(run.plan, station.place)
+    for done in run.runner.map(work, units, station.name):
+        run.lease.check()
+        run.recorder.task(station.name, done)
 
 
 def _compact(work: str, name: str, block: int) -> None:
@@ -322,7 +337,9 @@ def rows(run: Run, phase: Phase) -> None:
     run.chain = _chain(run, phase)
     if not _reuse(run, after):
         work = partial(decide.write_rows, run.plan, run.before, after, (phase.first, phase.stop))
-        run.counts = run.map_counts(work, after)
+        # Under a name of its own, where the step before it has times of its own.
+        label = f"{after}: decide" if is_scorer(run.plan.steps[phase.stop - 1]) else after
+        run.counts = run.map_counts(work, label)
         run.before = after
         _seal_state(run, after, {})
     _check_budgets(run, range(phase.first, phase.stop))
