@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
+from importlib import metadata as installed
 
 import polars as pl
 
@@ -21,16 +21,20 @@ from curate.compiled import (
     pool_children,
 )
 from curate.downloads.download import Download
-from curate.errors import CurateError, InvalidPipeline, Problem, first_line
+from curate.errors import CurateError, InvalidPipeline, Problem, did_you_mean, first_line
 from curate.features import Feature, FittedFeature
 from curate.pipeline_file.config import LIMIT, Loaded
 from curate.pipeline_file.schema import AnyOf, Source, Step
-from curate.pools import intake
-from curate.pools.pool_files import list_files, list_pictures
+from curate.pools import intake, metadata, pictures
+from curate.pools.pool_files import list_files, list_pictures, refuse_changes
+from curate.pools.shard_table import load_table
 from curate.sample import INTERNAL
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured
+
+
+ALL_FILES = 64  # so many metadata files have the arrays beside all of them looked at
 
 
 @dataclass
@@ -74,10 +78,11 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
 
 def _pool_columns(check: _Check) -> dict[str, Column]:
     found: dict[str, Column] = {}
+    listed: dict[tuple[str, str], storage.Entry] = {}
     for source in check.loaded.config.pool:
         try:
             files = list_files(source)
-            list_pictures(source)
+            _open_pictures(source)
             names = intake.check_readable(source, [file.url for file in files])
         except CurateError as error:
             check.add(f"pool.{source.name}", str(error))
@@ -90,10 +95,53 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
             )
             check.add(f"pool.{source.name}", message)
             check.unread.append(source.name)
+        listed |= {(source.name, file.url): file for file in files}
         found.update({name: Column("pool", name, dtype) for name, dtype in names.items()})
+    if not check.unread:
+        _check_read_before(check, listed)
+        found = _with_shared_arrays(check, found, list(listed))
     for name in ("uid", "caption", *(["key"] if _has_pictures(check.loaded.config.pool) else [])):
         found.setdefault(name, Column("pool", name, "String"))
     return found
+
+
+def _open_pictures(source: Source) -> None:
+    """Raise where a tar that is said to hold pictures is not there, or the first are no files."""
+    for tar in list_pictures(source)[: intake.HEAD_FILES]:
+        with storage.opened(tar.url):
+            pass
+
+
+def _check_read_before(check: _Check, listed: dict[tuple[str, str], storage.Entry]) -> None:
+    """A pool may only grow: whatever was read must be there as it was."""
+    config = check.loaded.config
+    try:
+        refuse_changes(load_table(config.work), listed)
+        pictures.refuse_other_tars(config.work, pictures.listed(config))
+    except InputChanged as error:
+        check.add("pool", " ".join(str(error).split()))
+    except StorageError:
+        return  # `_check_names` says why nothing can be read there
+
+
+def _with_shared_arrays(
+    check: _Check, found: dict[str, Column], listed: Sequence[tuple[str, str]]
+) -> dict[str, Column]:
+    """The columns without the arrays that a run would not have, as not every row has them."""
+    sources = {source.name: source for source in check.loaded.config.pool}
+    arrays = {name for name, column in found.items() if column.dtype == metadata.ARRAY}
+    if all(source.metadata is not None for source in sources.values()):
+        if len(listed) > ALL_FILES:
+            return found  # the run looks at all of them before anything else
+        try:
+            shared = metadata.arrays_in_all([(sources[name], url) for name, url in listed])
+        except CurateError as error:
+            check.add(f"pool.{listed[0][0]}", str(error))
+            check.unread.append(listed[0][0])
+            return found
+        found |= {name: Column("pool", name, metadata.ARRAY) for name in shared}
+        arrays -= set(shared)
+    return {name: column for name, column in found.items() if name not in arrays}
 
 
 def _has_pictures(sources: Sequence[Source]) -> bool:
@@ -109,9 +157,17 @@ def _check_place(check: _Check, step: Step, before: Sequence[Step]) -> None:
         _check_download(check, step, downloads)
     asks = isinstance(step, Write) or (isinstance(step, Feature) and step.pictures)
     if asks and not downloads and not _has_pictures(check.loaded.config.pool):
-        check.add(step.name, "the pool has no pictures yet: put `- download: {}` before this step")
+        check.add(step.name, f"the pool has no pictures yet: {_picture_remedy(check)}")
     if is_filter(step):
         _check_filter(check, step, before)
+
+
+def _picture_remedy(check: _Check) -> str:
+    remedy = "put `- download: {}` before this step"
+    without = [source for source in check.loaded.config.pool if not source.has_pictures]
+    if all(source.metadata is not None for source in without):
+        remedy += ", or name the tars that have them with `shards:` beside `metadata:`"
+    return remedy
 
 
 def _check_download(check: _Check, step: Download, before: Sequence[str]) -> None:
@@ -183,14 +239,22 @@ def _producer(check: _Check, name: str) -> str:
     for step in check.loaded.config.steps:
         if name in columns_given(step):
             return f"; {step.name!r} makes it: move that step up"
-    outer = name.partition(".")[0]
-    if "." in name and outer in features.names():
+    outer, _, field_name = name.partition(".")
+    if field_name and (made := _fields_of(check, outer)):
+        owner, names = made
+        return f"; {did_you_mean(field_name, names, f'{owner} has no field')}"
+    if field_name and outer in features.names():
         return f"; `- {outer}: {{...}}` would make it"
     if name in DOWNLOADED:
         own = [field.name for field in features.find("image_file")().gives()]
         also = f", `- image_file: {{}}` makes image_file.{name}" if name in own else ""
         return f"; `- download: {{}}` would make it{also}"
     return ""
+
+
+def _fields_of(check: _Check, outer: str) -> tuple[str, list[str]] | None:
+    """(who, the names of its fields) of a step of the file, or of an unused feature."""
+    return None
 
 
 def _check_whole_pool(check: _Check, bound: Step, registry: Registry) -> None:
@@ -253,7 +317,7 @@ def foreign_owners() -> list[str]:
 def _foreign(path: tuple[str, ...]) -> list[tuple[str, str]]:
     """(our package, whose it is too); `packages_distributions` would take half a second."""
     found = set()
-    for distribution in metadata.distributions(path=list(path)):
+    for distribution in installed.distributions(path=list(path)):
         listed = distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or ""
         for package in ("filters", "curate"):
             if any(f"\n{package}{end}" in f"\n{listed}" for end in ("/", ".py,", "\n")):

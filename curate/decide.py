@@ -20,6 +20,7 @@ from curate.features import Feature
 from curate.pipeline_file.schema import AnyOf, Step
 from curate.sample import format_uids
 from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
+from curate.siphash import hashed
 from filters import (
     UNSCORED,
     Batch,
@@ -214,20 +215,15 @@ def without_key(key: pl.DataFrame) -> np.ndarray:
 
 
 def _hashed(key: pl.DataFrame, *, seed: int) -> np.ndarray:
-    """[N] uint64: equal rows have equal hashes, on any machine; two seeds make 128 bits.
-
-    SipHash by pandas: polars' own hash differs between kinds of processor.
-    """
-    from pandas.util import hash_array  # 0.4 s to import, and only group filters need it
-
+    """[N] uint64: equal rows have equal hashes, on any machine; two seeds make 128 bits."""
     total = np.zeros(key.height, dtype=np.uint64)
     for column in key:
         if column.dtype.is_float():
             column = column.set(column == 0, 0.0)  # -0.0 is no other number
-        texts = column.cast(pl.String).fill_null("").to_numpy().astype(object)
+        texts = column.cast(pl.String).fill_null("")
         mixed = np.empty(key.height, dtype=[("f0", "<u8"), ("f1", "<u8")])
         mixed["f0"] = total
-        mixed["f1"] = hash_array(texts, hash_key=f"curate group {seed:03d}", categorize=False)
+        mixed["f1"] = hashed(texts, f"curate group {seed:03d}")
         total = chance.bits(seed, "group", mixed)
     return total
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -167,6 +167,27 @@ def _seal(work: str, name: str) -> str:
     return storage.join(columns.store(work, name).folder, "fitted.json")
 
 
+Standing = Literal["new", "kept", "frozen", "other recipe", "other samples"]
+
+
+def standing(fitting: Fitting, wanted: str) -> Standing:
+    """What a run does about a feature, and why: all but `kept` and `frozen` are fitted by it.
+
+    Args:
+        fitting: The feature and its place.
+        wanted: What `fitted_on` says; "" where its samples will be others, whichever.
+    """
+    seal = _seal(fitting.plan.work, fitting.feature.name)
+    if not storage.exists(seal):
+        return "new"
+    before = storage.read_json(seal)
+    if before["on"] == wanted:
+        return "kept"
+    if before.get("by") != _recipes(fitting):
+        return "other recipe"
+    return "frozen" if fitting.feature.when_changed == "freeze" else "other samples"
+
+
 def fit(rows: UnitRows, wanted: str) -> None:
     """Fit a feature unless what it learnt is there already, from the same.
 
@@ -177,17 +198,14 @@ def fit(rows: UnitRows, wanted: str) -> None:
         wanted: What `fitted_on` says.
     """
     fitting = rows.fitting
-    seal = _seal(fitting.plan.work, fitting.feature.name)
-    before = storage.read_json(seal) if storage.exists(seal) else {}
-    frozen = fitting.feature.when_changed == "freeze" and before.get("by") == _recipes(fitting)
-    if before.get("on") == wanted or frozen:
+    if standing(fitting, wanted) in ("kept", "frozen"):
         return
     storage.remove(fitting.folder)
     fitting.feature.fit(rows, fitting.artefact)
     rows.lease.confirm()
     notes = fitting.feature.notes(fitting.artefact)
     said = {"on": wanted, "by": _recipes(fitting), "samples": rows.count, "notes": notes}
-    storage.commit_json(seal, said)
+    storage.commit_json(_seal(fitting.plan.work, fitting.feature.name), said)
 
 
 def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit) -> Done:

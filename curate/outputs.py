@@ -102,8 +102,8 @@ def write_shards(run: Run, spec: Write) -> str | None:
     claim = storage.join(folder, "recipe.json")
     if storage.exists(claim) and storage.read_json(claim) != recipe:
         return (
-            f"{folder} holds an older selection and was left as it is; everything else is up to "
-            f"date. Run with `--recompute {spec.name}` to write it anew."
+            f"{folder} holds an older selection, or one of fewer files, and was left as it is; "
+            f"everything else is up to date. Run with `--recompute {spec.name}` to write it anew."
         )
     storage.commit_json(claim, recipe)
     storage.sweep(folder)

@@ -374,8 +374,6 @@ def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
 
 
 def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
-    import pandas.util  # noqa: F401 - two threads that import it first at once deadlock
-
     plan, spans = run.plan, run.spans()
     folder = storage.join(plan.work, "state", f"{step.name}.shuffle")
     storage.remove(folder)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from picture_server import picture_server
 from tiny_pool import Pipeline, digests, draw, ledger_of, written
 
 from curate import columns
+from curate.check import compile_pipeline
 from curate.columns import Span
 from curate.errors import ConfigError, CurateError, InputChanged, InvalidPipeline
 from curate.pipeline_file.config import load
@@ -503,3 +505,30 @@ def test_the_bytes_of_a_frame(folder):
     assert [pl.read_parquet(io.BytesIO(b.read_bytes())).columns for b in blocks] == [
         ["uid_hi", "uid_lo"]
     ] * len(blocks)
+
+
+def _retrieval(root: Path) -> Path:
+    """clip-retrieval's folder: two metadata files of three rows, images and texts beside them."""
+    for name in ("metadata", "img_emb", "text_emb"):
+        (root / name).mkdir(parents=True)
+    for number in range(2):
+        rows = {"image_path": [f"k{number}{n}" for n in range(3)], "caption": ["a b", "c", "d"]}
+        pl.DataFrame(rows).write_parquet(root / "metadata" / f"metadata_{number}.parquet")
+        for name in ("img_emb", "text_emb"):
+            np.save(root / name / f"{name}_{number}.npy", embeddings(3 * number, 3))
+    return root
+
+
+def test_a_cut_file_of_embeddings_is_found_before_anything_runs(tmp_path):
+    root = _retrieval(tmp_path / "emb")
+    file = root / "img_emb" / "img_emb_1.npy"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(CurateError, match=r"img_emb_1.npy is damaged: its header promises"):
+        compile_pipeline(load(pipeline(root).file()))
+
+
+def test_the_missing_file_of_embeddings_is_the_one_that_is_named(tmp_path):
+    root = _retrieval(tmp_path / "emb")
+    (root / "text_emb" / "text_emb_1.npy").unlink()
+    with pytest.raises(CurateError, match=r"no array 'text_emb' .*text_emb_1.npy for one is miss"):
+        pipeline(root).run()

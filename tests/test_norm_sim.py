@@ -1,6 +1,7 @@
 """NormSim: its numbers, the files its targets come from, and the published sequence of filters."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import _target_products
+from curate.features import _arrays, _target_products
 from curate.features.norm_sim import NormSim
 from curate.pipeline import Options, run
 from curate.pipeline_file.config import load
@@ -98,6 +99,80 @@ def test_files_of_every_kind_are_the_same_targets(tmp_path):
     for p in NORMS:
         wanted = reference(image, p, TARGETS.astype(np.float16))
         np.testing.assert_allclose(scored(image, targets=files, p=p)[0], wanted, rtol=2e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+def test_arrays_are_read_whatever_the_protocol_of_their_pickle(tmp_path, protocol, dtype):
+    array = TARGETS[:40].astype(dtype)
+    layouts = (array, np.asfortranarray(array), array[::2], array[:0])
+    for whole in (*layouts, {"image_features": array}, {"other": [1], "image_features": array}):
+        torch.save(whole, tmp_path / "a.pt", pickle_protocol=protocol)
+        found = _arrays.read(str(tmp_path / "a.pt"), "image_features")
+        wanted = whole["image_features"] if isinstance(whole, dict) else whole
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_other_values_of_a_later_protocol_say_how_to_save_them(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    others = (Evil(), {"image_features": torch.zeros(2, WIDTH)}, [1], {"image_features": Evil()})
+    objects = np.array([[Evil(), 1.0]], dtype=object)
+    words = (np.array([["a"]]), np.zeros((2, 2), dtype="f4,f4"), np.float32(1), np.dtype("f4"))
+    for value in (*others, objects, *words):
+        torch.save(value, "a.pt", pickle_protocol=protocol)
+        with pytest.raises(
+            ConfigError, match=rf"a\.pt .*protocol {protocol}.*again with `np\.save`"
+        ):
+            _arrays.read("a.pt", "image_features")
+    torch.save(TARGETS, "old.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    with pytest.raises(ConfigError, match=rf"old\.pt .*protocol {protocol}.*again with `np\.save`"):
+        _arrays.read("old.pt", "image_features")
+    assert not (tmp_path / "owned").exists()
+
+
+def crafted():
+    """Pickles that a reader must not follow, of no array that anybody saved."""
+    ndarray = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nX\x02\x00\x00\x00%b\x89\x88\x87R(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xff"
+    dtype += b"J\xff\xff\xff\xffK\x00tb"
+    state = b"(K\x01%b\x85" + dtype + b"\x89C\x08AAAAAAAAtb"
+    one, many = b"K\x01", b"J\xff\xff\xff\x7f"
+    return {
+        "a call": b"cos\nsystem\nX\x0a\x00\x00\x00touch owned\x85R",
+        "an old call": b"(X\x0b\x00\x00\x00touch ownedios\nsystem\n",
+        "an attribute": b"cnumpy\nndarray.__class__\n",
+        "addresses": ndarray + state % (one, b"O8"),
+        "more than there is": ndarray + state % (many, b"f8"),
+        "less than there is": ndarray + state % (one, b"f4"),
+        "no state": ndarray,
+        "a place far off": b"Nr\xff\xff\xff\xff",
+        "a long text": b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+        "a long buffer": b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f",
+        "depth": b"N" + b"\x85" * 1_000_000,
+        "an extension": b"\x82\x01",
+        "a name for another": b"cnumpy\nndarray\n}X\x04\x00\x00\x00nameX\x04\x00\x00\x00evilsb",
+    }
+
+
+@pytest.mark.parametrize("name", crafted())
+def test_pickles_that_ask_for_anything_else_get_nothing(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x04" + crafted()[name] + b".")
+    with pytest.raises(ConfigError, match="protocol 4"):
+        _arrays.read("a.pt", "image_features")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_pickle_that_grows_when_unpacked_is_left_alone(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x04" + bytes(5_000_000))
+    with pytest.raises(ConfigError, match="is damaged"):
+        _arrays.read(str(tmp_path / "a.pt"), "image_features")
 
 
 class Evil:

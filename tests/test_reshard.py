@@ -1,9 +1,11 @@
 """A subset and a pool's shards -> its shards: every copy once, and nothing lost without a word."""
 
+import hashlib
 import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +34,7 @@ from curate.errors import (
 )
 from curate.resharding import membership, reshard_files
 from curate.resharding.blur import Blur
-from curate.resharding.reshard import Options, Outcome, Reshard, reshard
+from curate.resharding.reshard import Options, Outcome, Reshard, report, reshard
 from curate.runner import LocalRunner, RayRunner
 from curate.sample import format_uids, parse_uids, uid_of
 from curate.shards import bulk, plain_tar, shard
@@ -378,12 +380,44 @@ def test_another_subset_is_refused_and_overwrite_starts_anew(tmp_path):
     uids = write_pool(tmp_path / "pool")
     run(tmp_path, uids[:20], write=Write(samples_per_shard=5))
     (tmp_path / "out/notes.txt").write_text("mine")
-    with pytest.raises(RecipeChanged, match=r"(?s)subset.sha256.*--overwrite"):
+    with pytest.raises(RecipeChanged, match=r"(?s)subset holds other uids.*--overwrite") as refused:
         run(tmp_path, uids[5:10], write=Write(samples_per_shard=5))
+    old, new = (
+        hashlib.sha256((tmp_path / n).read_bytes()) for n in ("out/sample_ids.npy", "s.npy")
+    )
+    assert f"subset.sha256 {old.hexdigest()[:8]}... -> {new.hexdigest()[:8]}..." in str(
+        refused.value
+    )
+    assert not re.search("[0-9a-f]{9}", str(refused.value).replace(str(tmp_path), ""))
+    assert "version" not in str(refused.value)
     outcome = run(tmp_path, options=Options("overwrite"), write=Write(samples_per_shard=5))
     assert outcome.result.written == 5
     assert {key[:32] for key in samples_in(tmp_path / "out")} == set(uids[5:10])
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
+
+
+def test_a_sorted_copy_is_the_same_subset(tmp_path):
+    uids = write_pool(tmp_path / "pool")
+    shuffled = [*uids[10::-1], uids[4], uids[20]]
+    np.save(tmp_path / "s.npy", parse_uids(shuffled))
+    assert run(tmp_path).result.sorted_here
+    again = run(tmp_path, shuffled)  # sorts what it writes
+    assert again.reused
+    assert "was not sorted" not in "".join(report(again, Reshard("s.npy", "pool", "out")))
+    recipe = json.loads((tmp_path / "out/recipe.json").read_text())
+    ids = (tmp_path / "out/sample_ids.npy").read_bytes()
+    assert recipe["subset"]["sha256"] == hashlib.sha256(ids).hexdigest()
+    with pytest.raises(RecipeChanged, match="holds other uids"):
+        run(tmp_path, shuffled[1:])
+
+
+def test_a_truncated_subset_is_refused_by_both_numbers(tmp_path):
+    uids = write_pool(tmp_path / "pool", shards=1)
+    url = Path(write_subset(tmp_path / "s.npy", uids))
+    url.write_bytes(url.read_bytes()[:-17])
+    with pytest.raises(StorageError, match=r"header promises 10 rows, it holds 8"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):

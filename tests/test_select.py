@@ -154,6 +154,72 @@ def test_shards_that_were_resharded_before_are_not_repeated_twice(tmp_path):
     assert keys(stage(copies)) == Counter(f"{uid(1)}-{j}" for j in range(3))
 
 
+def bearing(*counts: int) -> list[dict[str, object]]:
+    """Samples of a tar, as many with uid(n) as `counts[n]` says."""
+    owners = [n for n, count in enumerate(counts) for _ in range(count)]
+    return [
+        {"__key__": f"{row:09d}", "__url__": "/data/00000.tar", "json": {"uid": uid(n)}}
+        for row, n in enumerate(owners)
+    ]
+
+
+def times(samples) -> Counter:
+    return Counter(sample["__key__"][:32] for sample in samples)
+
+
+def test_each_bearer_of_a_uid_gets_all_copies_unless_told_of_the_others(tmp_path):
+    kept = write_subset(tmp_path / "s.npy", [uid(0)] * 3 + [uid(1)] * 4 + [uid(2)] * 2)
+    pool = write_subset(tmp_path / "pool.npy", [uid(0)] * 3 + [uid(1)] * 2 + [uid(2)] + [uid(3)])
+    samples = bearing(3, 2, 1, 1)
+    assert times(curate.select(kept)(samples)) == {uid(0): 9, uid(1): 8, uid(2): 2}
+    shared = curate.select(kept, bearers=pool)
+    for stage in (shared, pickle.loads(pickle.dumps(shared))):
+        assert times(stage(samples)) == {uid(0): 3, uid(1): 4, uid(2): 2}
+    given = Counter(sample["json"]["uid"] for sample in shared(samples[:4]))
+    assert given == {uid(0): 3, uid(1): 2}  # each bearer its own share, wherever the others are
+
+
+def test_a_remainder_is_drawn_by_tar_and_key(tmp_path):
+    count = 2000
+    subset_of = write_subset(tmp_path / "s.npy", [uid(n) for n in range(count)] * 4)
+    pool = write_subset(tmp_path / "pool.npy", [uid(n) for n in range(count)] * 3)
+    stage = curate.select(subset_of, spread=0, bearers=pool)
+    samples = bearing(*[3] * count)
+    found = times(stage(samples))
+    assert set(found.values()) == {3, 4, 5, 6}  # of 4 asked for, 1 each and 1 drawn
+    # 3 draws of 1/3 for each uid: a variance of 2/3.
+    assert abs(found.total() - 4 * count) < 4 * (count * 2 / 3) ** 0.5
+    elsewhere = [{**sample, "__url__": "s3://b/00000.tar"} for sample in samples]
+    assert times(stage(elsewhere[::-1])) == found
+    other_tar = [{**sample, "__url__": "/data/00001.tar"} for sample in samples]
+    assert times(stage(other_tar)) != found
+
+
+def test_shards_that_were_resharded_before_share_among_their_copies(tmp_path):
+    shards = [{"__key__": f"{uid(1)}-{j}"} for j in range(3)]
+    ids = write_subset(tmp_path / "sample_ids.npy", [uid(1)] * 3)
+    again = curate.select(write_subset(tmp_path / "s.npy", [uid(1)] * 6), bearers=ids)
+    assert times(again(shards)) == {uid(1): 6}
+
+
+def test_bearers_of_another_pool_are_refused(tmp_path):
+    kept = write_subset(tmp_path / "s.npy", [uid(0)])
+    stage = curate.select(kept, bearers=write_subset(tmp_path / "pool.npy", [uid(1)]))
+    assert list(stage(bearing(0, 1))) == []
+    with pytest.raises(ConfigError, match=rf"has uid {uid(0)}, which .*pool\.npy has not"):
+        list(stage(bearing(1)))
+    np.save(tmp_path / "pool.npy", parse_uids([uid(n) for n in range(9, 0, -1)] + [uid(3)]))
+    with pytest.raises(StorageError, match=r"pool\.npy is not sorted"):
+        curate.select(kept, bearers=str(tmp_path / "pool.npy"))
+
+
+def test_a_truncated_subset_is_refused_by_both_numbers(tmp_path):
+    url = Path(write_subset(tmp_path / "s.npy", [uid(n) for n in range(10)]))
+    url.write_bytes(url.read_bytes()[:-17])
+    with pytest.raises(StorageError, match=r"header promises 10 rows, it holds 8"):
+        curate.select(str(url))
+
+
 @pytest.mark.parametrize(
     ("sample", "name"),
     [

@@ -87,8 +87,22 @@ def test_what_is_no_subset_is_refused(tmp_path, array):
 
 def test_a_file_that_is_no_array_is_refused(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"no array at all")
-    with pytest.raises(StorageError, match=r"a\.npy is not a subset"):
+    with pytest.raises(StorageError, match=r"a\.npy is not an array: the magic string"):
         subset.load(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("place", ["{folder}/a.npy", "memory://{folder}/a.npy"])
+def test_a_truncated_file_is_refused_by_both_numbers(tmp_path, place):
+    url = place.format(folder=tmp_path)
+    subset.save(url, uids_of(range(1000)))
+    whole = storage.read(url)
+    storage.commit(url, whole[:-17])
+    with pytest.raises(StorageError, match=r"header promises 1,000 rows, it holds 998"):
+        subset.load(url)
+    for cut in (0, 5, 60):
+        storage.commit(url, whole[:cut])
+        with pytest.raises(StorageError, match=r"a\.npy is not an array"):
+            subset.load(url)
 
 
 ROWS = st.lists(

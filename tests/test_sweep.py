@@ -153,7 +153,10 @@ def shared(one: Path, other: Path) -> algebra.Comparison:
     return algebra.compare(*files)
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+RAY = pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("engine", ["local", RAY])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_each_value_keeps_what_a_run_with_it_keeps(tmp_path, shards, name, engine, request):
     if engine == "ray":

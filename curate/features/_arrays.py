@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from pickle import UnpicklingError
@@ -12,6 +14,7 @@ import numpy as np
 
 from curate import storage
 from curate.errors import ConfigError, StorageError
+from curate.features import _pickled
 
 ENDINGS = (".npy", ".pt", ".pth")
 
@@ -63,15 +66,25 @@ def _read_npy(url: str) -> np.ndarray:
 
 
 def _read_torch(url: str, key: str) -> np.ndarray:
-    """A tensor, or a numpy array, of a `.pt`: torch rebuilds those two and nothing else."""
+    """A tensor, or a numpy array, of a `.pt`: nothing else is ever rebuilt."""
     import torch  # takes seconds to load
 
-    body = io.BytesIO(storage.read(url))
+    body = storage.read(url)
+    pickled = _pickle_in(body)
+    protocol = _pickled.protocol_of(pickled or body)
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            value = torch.load(body, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        if protocol in _pickled.PROTOCOLS:
+            value = _pickled.load(pickled)
+        else:
+            with torch.serialization.safe_globals(_numpy_globals()):
+                value = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, _pickled.Refused):
         # Torch's own words tell how to unpickle anything: nobody should.
+        if protocol in _pickled.PROTOCOLS:
+            raise ConfigError(
+                f"{url} is damaged, or holds more than arrays: of pickle protocol {protocol}, only "
+                "numpy arrays are read, and of protocol 2 tensors too. Save it again with `np.save`"
+            ) from None
         raise ConfigError(
             f"{url} is damaged, or holds more than arrays: only tensors and numpy arrays are read"
         ) from None
@@ -85,6 +98,19 @@ def _read_torch(url: str, key: str) -> np.ndarray:
     if not isinstance(value, np.ndarray):
         raise ConfigError(f"{url} holds a {type(value).__name__}, not an array")
     return value
+
+
+def _pickle_in(body: bytes) -> bytes:
+    """The pickle of a `.pt`, which is a zip; b"" where it is none, as torch before 1.6 wrote it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            # Torch compresses nothing: what is larger inside than outside was made to be so.
+            if len(names) != 1 or archive.getinfo(names[0]).file_size > len(body):
+                return b""
+            return archive.read(names[0])
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return b""
 
 
 def _numpy_globals() -> list[Any]:

@@ -36,6 +36,7 @@ from curate.features._tables import (
 from curate.join import ROW, TEXT, Join, Settled, partitions
 from curate.pools import foreign
 from curate.sample import UID, format_uids
+from curate.siphash import hashed
 
 NOT_IN_TABLE = "not_in_table"  # the error class of a sample that no table has
 _HEADS = 16  # files whose columns are looked at before a run: first, last, and some between
@@ -207,12 +208,9 @@ def _ask(join: Join, by: str, part: Part) -> int:
 
 def _hashed(texts: pl.Series) -> np.ndarray:
     """[N] UID of [N] texts: 128 bits of SipHash, the same on any machine."""
-    from pandas.util import hash_array  # 0.4 s to import, and few tables are keyed by text
-
-    values = texts.to_numpy().astype(object)
     uids = np.empty(len(texts), dtype=UID)
     for half in ("f0", "f1"):
-        uids[half] = hash_array(values, hash_key=f"curate column {half}", categorize=False)
+        uids[half] = hashed(texts, f"curate column {half}")
     return uids
 
 

@@ -87,7 +87,7 @@ def arrays_in_all(files: Sequence[tuple[Source, str]]) -> list[str]:
             )
         lacking = sorted({url for source, url in files if source.arrays == "auto"} - urls.keys())
         if lacking:
-            beside = npz.files_beside(lacking[0])[0]
+            beside = npz.file_for(lacking[0], name)
             raise ConfigError(
                 f"{len(lacking)} of {len(files)} metadata files have no array {name!r} beside "
                 f"them, as the others have: {beside} for one is missing. Fetch it, or write "

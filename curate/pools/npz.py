@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 import zipfile
@@ -39,6 +40,12 @@ def files_beside(metadata: str) -> list[str]:
     return [f"{root}{folder}/{folder}_{number}.npy" for folder in _FOLDERS]
 
 
+def file_for(metadata: str, name: str) -> str:
+    """The file beside a metadata file that would hold an array of that name."""
+    found = files_beside(metadata)
+    return next((url for url in found if url.rsplit("/", 1)[-1].startswith(f"{name}_")), found[0])
+
+
 def arrays_of(url: str) -> dict[str, ArrayFile]:
     """{name: array} of an `.npz` or `.npy`, from the headers alone.
 
@@ -61,7 +68,15 @@ def arrays_of(url: str) -> dict[str, ArrayFile]:
 
 
 def _described(url: str, member: str, handle: IO[bytes]) -> ArrayFile:
-    shape, _ = _header(url, handle)
+    shape, dtype = _header(url, handle)
+    if not member:
+        promised = handle.tell() + math.prod(shape) * dtype.itemsize
+        there = storage.entry(url).bytes
+        if there < promised:
+            raise ConfigError(
+                f"{url} is damaged: its header promises {promised} bytes, it has {there}; fetch "
+                "the file again"
+            )
     return ArrayFile(url, member, shape[0], shape[1] if len(shape) == 2 else 1)
 
 
@@ -75,7 +90,10 @@ def _header(url: str, handle: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]
     except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise _damaged(url, error) from None
     if by_column or dtype.kind not in "fiu" or len(shape) not in (1, 2):
-        raise ConfigError(f"{url} holds {dtype} of shape {shape}; embeddings are numbers, [N, D]")
+        raise ConfigError(
+            f"{url} holds {dtype} of shape {shape}; embeddings are numbers, [N, D]. Write "
+            "`arrays: none` into the pool to go without"
+        )
     return shape, dtype
 
 

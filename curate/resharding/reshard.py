@@ -291,7 +291,7 @@ def report(outcome: Outcome, spec: Reshard) -> list[str]:
         f"{result.rows:,} different samples of the {result.samples:,} in {result.tars:,} tars",
         "  uids from: " + (_counted(result.origins) or "nowhere"),
     ]
-    if result.sorted_here:
+    if result.sorted_here and not outcome.reused:  # or it tells of another file
         lines.append(f"  {spec.subset} was not sorted: sample_ids.npy is a sorted copy of it")
     if result.passed_over:
         lines.append(f"  passed over: {_counted(result.passed_over)}")

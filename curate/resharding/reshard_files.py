@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from curate import storage
 from curate.errors import ConfigError, RecipeChanged
 from curate.pools.pool_files import expand
+from curate.resharding import membership
 from curate.shards.shard_uids import companion
 from curate.step import Recipe, differences, fingerprint
+from curate.subsets import subset
+from curate.subsets.sorted_files import write_header
 
 _OURS = re.compile(
     r"\d{8}\.tar|\d{8}_stats\.json|(sizes|meta|manifest|recipe|reshard)\.json"
     r"|(sample_ids|missing)\.npy|lost\.jsonl"
 )
+_CHUNK = 4_000_000  # uids hashed at once
+_DIGEST = re.compile(r"'([0-9a-f]{8})[0-9a-f]{56}'")
+_MEANING = {
+    "subset.sha256": "the subset holds other uids than sample_ids.npy there",
+    "inputs": "the shards, or the parquet files beside them, have other names, sizes or times",
+    "boxes": "the box tables have other names, sizes or times",
+}
 
 
 def tars(pattern: str) -> list[storage.Entry]:
@@ -67,7 +80,10 @@ def listing(found: Sequence[storage.Entry]) -> str:
 
 
 def content(url: str, known: dict[str, Any] | None) -> dict[str, Any]:
-    """What tells a subset file from another: its SHA-256, which is not taken twice.
+    """What tells a subset from another: the SHA-256 of its rows, which is not taken twice.
+
+    They are taken in order, behind the usual header, so that it is that of `sample_ids.npy`: a
+    sorted copy is the same subset.
 
     Args:
         url: The file.
@@ -77,9 +93,21 @@ def content(url: str, known: dict[str, Any] | None) -> dict[str, Any]:
     version = hashlib.sha256(f"{entry.bytes} {entry.version}".encode()).hexdigest()
     if known is not None and known.get("version") == version:
         return known
-    digest = storage.sha256(url)
+    digest = _sorted_sha256(url)
     same = known is not None and known.get("sha256") == digest
     return known if same and known is not None else {"sha256": digest, "version": version}
+
+
+def _sorted_sha256(url: str) -> str:
+    uids = subset.load(url)
+    if not membership.is_sorted(uids):
+        uids = subset.sort(np.asarray(uids))
+    header = io.BytesIO()
+    write_header(header, len(uids))
+    digest = hashlib.sha256(header.getvalue())
+    for start in range(0, len(uids), _CHUNK):
+        digest.update(uids[start : start + _CHUNK].tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -147,7 +175,7 @@ class Folder:
                 f"{self.url} holds {len(others)} files that were not written by this command, "
                 f"{others[0]} for one.\n{remedy}"
             )
-        lines = "\n".join(f"  {line}" for line in differences(before, recipe))
+        lines = "\n".join(f"  {line}" for line in _said(differences(before, recipe)))
         raise RecipeChanged(f"{self.url} was written from something else:\n{lines}\n{remedy}")
 
     def _is_whole(self, wanted: str) -> bool:
@@ -162,6 +190,17 @@ class Folder:
             return False
         found = storage.entries([self.file(name) for name in sealed["bytes"]])
         return [file.bytes for file in found] == list(sealed["bytes"].values())
+
+
+def _said(lines: Sequence[str]) -> Iterator[str]:
+    """Differences of recipes in words, where they are hashes."""
+    for line in lines:
+        field, _, values = line.partition(": ")
+        if field in _MEANING:
+            values = _DIGEST.sub(r"\1...", values)
+            yield f"{_MEANING[field]} ({field} {values})"
+        elif field != "subset.version":  # a time and a size: the sum tells it
+            yield line
 
 
 def _folder(url: str) -> str:

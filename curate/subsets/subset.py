@@ -103,10 +103,11 @@ def save(url: str, uids: np.ndarray) -> None:
 
 
 def load(url: str) -> np.ndarray:
-    """[N] UID of a subset file; StorageError where it is not one."""
+    """[N] UID of a subset file; StorageError where it is not one, or truncated."""
     try:
         uids = storage.read_array(url)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
+        array_file(url)  # says it in numbers where rows are cut off
         raise StorageError(f"{url} is not a subset: {error}") from None
     if uids.dtype != UID or uids.ndim != 1:
         raise StorageError(

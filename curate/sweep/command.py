@@ -241,7 +241,6 @@ def _merged(children: Sequence[PoolFilter], left: list[Any], right: list[Any]) -
 
 def _shuffled(work: _Sweep, index: int, branches: Sequence[int]) -> dict[int, Exchange]:
     """{branch: what its group filter decided}: one shuffle for all that have the same filter."""
-    import pandas.util  # noqa: F401 - two threads that import it first at once deadlock
 
     found: dict[int, Exchange] = {}
     folder = storage.join(work.work, "state", VERDICTS, "shuffle")
