@@ -21,7 +21,15 @@ from curate.compiled import (
     pool_children,
 )
 from curate.downloads.download import Download
-from curate.errors import CurateError, InvalidPipeline, Problem, did_you_mean, first_line
+from curate.errors import (
+    CurateError,
+    InputChanged,
+    InvalidPipeline,
+    Problem,
+    StorageError,
+    did_you_mean,
+    first_line,
+)
 from curate.features import Feature, FittedFeature
 from curate.pipeline_file.config import LIMIT, Loaded
 from curate.pipeline_file.schema import AnyOf, Source, Step
@@ -32,7 +40,6 @@ from curate.sample import INTERNAL
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured
-
 
 ALL_FILES = 64  # so many metadata files have the arrays beside all of them looked at
 
@@ -89,10 +96,8 @@ def _pool_columns(check: _Check) -> dict[str, Column]:
             check.unread.append(source.name)
             continue
         if source.urls is not None and "url" not in names:
-            listed = ", ".join(names)
-            message = (
-                f"{files[0].url} has no URL column (it has: {listed}); name it with `columns:`"
-            )
+            there = ", ".join(names)
+            message = f"{files[0].url} has no URL column (it has: {there}); name it with `columns:`"
             check.add(f"pool.{source.name}", message)
             check.unread.append(source.name)
         listed |= {(source.name, file.url): file for file in files}
@@ -240,9 +245,9 @@ def _producer(check: _Check, name: str) -> str:
         if name in columns_given(step):
             return f"; {step.name!r} makes it: move that step up"
     outer, _, field_name = name.partition(".")
-    if field_name and (made := _fields_of(check, outer)):
-        owner, names = made
-        return f"; {did_you_mean(field_name, names, f'{owner} has no field')}"
+    owner, fields = _fields_of(check, outer)
+    if field_name and fields and field_name not in fields:
+        return f"; {did_you_mean(field_name, fields, f'{owner} has no field')}"
     if field_name and outer in features.names():
         return f"; `- {outer}: {{...}}` would make it"
     if name in DOWNLOADED:
@@ -252,9 +257,21 @@ def _producer(check: _Check, name: str) -> str:
     return ""
 
 
-def _fields_of(check: _Check, outer: str) -> tuple[str, list[str]] | None:
-    """(who, the names of its fields) of a step of the file, or of an unused feature."""
-    return None
+def _fields_of(check: _Check, name: str) -> tuple[str, list[str]]:
+    """(who, its fields) of the step of that name, or of the feature that no step uses; no fields
+    where there is neither, or where they depend on what the step would be given.
+    """
+    step = next((step for step in check.loaded.config.steps if step.name == name), None)
+    prefix = f"{name}."
+    given = columns_given(step) if step is not None else {}
+    own = [full.removeprefix(prefix) for full in given if full.startswith(prefix)]
+    if own:
+        return repr(name), own
+    if name not in features.names():
+        return "", []
+    unused = features.find(name).model_construct(name=name)
+    own = [made.name for made in unused.gives()] + [made.name for made in unused.arrays()]
+    return f"`- {name}: {{...}}`", [*own, "error"] if own else []
 
 
 def _check_whole_pool(check: _Check, bound: Step, registry: Registry) -> None:

@@ -49,7 +49,8 @@ def check(file: File, set_: Set = None, limit: Limit = None) -> None:
 
     loaded = load(file, set_ or [], limit=limit)
     plan = compile_pipeline(loaded)
-    echo(f"{file} is fine: {len(plan.steps)} steps, work folder {plan.work}")
+    steps = "1 step" if len(plan.steps) == 1 else f"{len(plan.steps)} steps"
+    echo(f"{file} is fine: {steps}, work folder {plan.work}")
 
 
 @app.command()

@@ -281,7 +281,12 @@ def _stacked(parts: list[pl.DataFrame]) -> pl.DataFrame:
         return pl.concat([part.select(pl.all().cast(pl.String)) for part in parts])
 
 
+def uid_halves(work: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+    """[len(span)] uint64 twice: the upper and lower halves of the uids of a span of the pool."""
+    halves = read_pool(work, ["uid_hi", "uid_lo"], span)
+    return halves["uid_hi"].to_numpy(), halves["uid_lo"].to_numpy()
+
+
 def uids(work: str, span: Span) -> np.ndarray:
     """[len(span)] UID of a span of the pool."""
-    halves = read_pool(work, ["uid_hi", "uid_lo"], span)
-    return make_uids(halves["uid_hi"].to_numpy(), halves["uid_lo"].to_numpy())
+    return make_uids(*uid_halves(work, span))

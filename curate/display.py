@@ -6,7 +6,8 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from curate import lease, records
+from curate import lease, records, storage
+from curate.errors import CurateError
 from curate.records import Progress
 
 LINE_S = 10.0  # how often a plain line says how far a step is
@@ -117,7 +118,13 @@ def _duration(seconds: float) -> str:
 
 
 def status_lines(work: str) -> list[str]:
-    """How far the run in a work folder is, or how the last one ended; [] where none was."""
+    """How far the run in a work folder is, or how the last one ended; [] where none was.
+
+    Raises:
+        CurateError: it is a pipeline file.
+    """
+    if work.endswith((".yaml", ".yml")):
+        raise CurateError(f"{work} is a pipeline file: give the folder that its `work:` names")
     found = records.read_progress(work)
     if not found:
         return []
@@ -137,7 +144,7 @@ def summary(report: dict[str, Any], work: str) -> str:
     totals = report["totals"]
     width = max([len(step["name"]) for step in report["steps"]] + [8])
     lines = [f"{'step':<{width}}  {'in':>12}  {'kept':>12}  removed"]
-    for step in report["steps"]:
+    for step in [*_pool_row(report), *report["steps"]]:
         reasons = {**step["removed"], **{f"lost: {k}": v for k, v in step["lost"].items()}}
         listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
         lines.append(
@@ -152,5 +159,19 @@ def summary(report: dict[str, Any], work: str) -> str:
         lines.append(
             f"{totals['lost']:,} samples were lost to failed work; run again to retry them"
         )
+    unmatched = report["pool"].get("pictures", {}).get("pictures_of_nobody", 0)
+    if unmatched:
+        url = storage.join(work, "pool", "pictures", "unmatched.parquet")
+        lines.append(f"{unmatched:,} pictures belong to no row of the metadata: listed in {url}")
     lines += [f"damaged: {d['url']}: {d['damage']}" for d in report["pool"].get("damaged", [])]
     return "\n".join(lines)
+
+
+def _pool_row(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the pool itself cannot use, as a step; nothing where it can use all."""
+    totals = report["totals"]
+    if totals["usable"] == totals["rows"]:
+        return []
+    removed = report["pool"]["unusable"]
+    counts = {"in": totals["rows"], "kept": totals["usable"]}
+    return [{"name": "pool", **counts, "removed": removed, "lost": {}}]

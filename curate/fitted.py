@@ -73,7 +73,7 @@ def fit_record(work: str, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The samples that a feature is fitted on, a unit of shards a part."""
+    """The samples that a feature is fitted on; a task takes the parts of a unit, one by one."""
 
     fitting: Fitting
     pool: Pool
@@ -83,13 +83,14 @@ class UnitRows:
 
     @property
     def parts(self) -> int:
-        """Units of the pool; some may have no sample of these."""
-        return sum(1 for _ in self.pool.units())
+        """Parts of the pool's units; some may have no sample of these."""
+        return sum(1 for unit in self.pool.units() for _ in unit.parts())
 
     def map(self, work: Callable[[Part], Result]) -> Iterator[Result]:
         """Results part by part, in any order."""
-        task = partial(_on_part, self.fitting, work)
-        return self._watched(self.runner.map(task, self.pool.units(), self.fitting.feature.name))
+        task = partial(_on_parts, self.fitting, work)
+        found = self.runner.map(task, self.pool.units(), self.fitting.feature.name)
+        return (result for results in self._watched(found) for result in results)
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results of any tasks, in any order; with a GPU each where that makes them faster."""
@@ -123,16 +124,22 @@ def _not_lost(name: str, results: Iterator[tuple[int, Any, Any]]) -> Iterator[An
         yield result
 
 
-def part_of(fitting: Fitting, unit: Unit) -> tuple[Part, np.ndarray]:
-    """A unit's samples that the feature is fitted on, and their [N] rows of the unit."""
-    span = Span(unit.block, unit.start, unit.stop, unit.number)
-    rows = fates.read(fitting.plan.work, fitting.seen, span).rows
-    return Part(unit.ordinal, batch_of(fitting.plan, fitting.index, span, rows)), rows
+def _seen_rows(fitting: Fitting, piece: Unit) -> np.ndarray:
+    """[N] rows, of a piece, of the samples that the feature is fitted on."""
+    return fates.read(fitting.plan.work, fitting.seen, _span(piece)).rows
 
 
-def _on_part(fitting: Fitting, work: Callable[[Part], Result], unit: Unit) -> Result:
-    part, _ = part_of(fitting, unit)
-    return work(part)
+def _span(piece: Unit) -> Span:
+    return Span(piece.block, piece.start, piece.stop, piece.number)
+
+
+def _part(fitting: Fitting, piece: Unit, rows: np.ndarray) -> Part:
+    return Part(piece.part, batch_of(fitting.plan, fitting.index, _span(piece), rows))
+
+
+def _on_parts(fitting: Fitting, work: Callable[[Part], Result], unit: Unit) -> list[Result]:
+    # Nothing holds a part while the next is read.
+    return [work(_part(fitting, piece, _seen_rows(fitting, piece))) for piece in unit.parts()]
 
 
 def fitted_on(fitting: Fitting, seen: str) -> str:
@@ -212,14 +219,28 @@ def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit)
     """Give a unit's samples their values, unless they have them."""
     began = time.monotonic()
     store = columns.store(fitting.plan.work, fitting.feature.name)
-    part, rows = part_of(fitting, unit)
     stored = store.rows(unit.block, unit.number)
     there = np.zeros(unit.stop, dtype=bool)
     there[stored[stored < unit.stop]] = True
-    if there[rows + unit.start].all():
+    made = [_lacking(fitting, assign, piece, there) for piece in unit.parts()]
+    frames = [frame for frame in made if frame is not None]
+    if not frames:
         return Done(0, 0, time.monotonic() - began)
-    given = assign(part)
-    fields: dict[str, Any] = {ROW: (rows + unit.start).astype(np.uint32)}
+    fresh = pl.concat(frames)
+    store.write_part(unit.block, unit.number, fresh)
+    return Done(fresh.height, fresh["error"].count(), time.monotonic() - began)
+
+
+def _lacking(
+    fitting: Fitting, assign: Callable[[Part], Columns], piece: Unit, there: np.ndarray
+) -> pl.DataFrame | None:
+    """The values of a piece's samples that have none yet; None where all have."""
+    rows = _seen_rows(fitting, piece)
+    places = rows + piece.start
+    if there[places].all():
+        return None
+    given = assign(_part(fitting, piece, rows))
+    fields: dict[str, Any] = {ROW: places.astype(np.uint32)}
     for field in fitting.feature.gives():
         values = pl.Series(field.name, given.scalars[field.name], dtype=POLARS[field.dtype])
         fields[field.name] = values.fill_nan(None) if values.dtype.is_float() else values
@@ -228,6 +249,4 @@ def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit)
         errors = pl.Series([None], dtype=pl.String).new_from_index(0, len(rows))
     fields["error"] = errors
     # Who has values keeps them: they are the same, or frozen.
-    fresh = pl.DataFrame(fields).filter(pl.Series(~there[rows + unit.start]))
-    store.write_part(unit.block, unit.number, fresh)
-    return Done(fresh.height, fresh["error"].count(), time.monotonic() - began)
+    return pl.DataFrame(fields).filter(pl.Series(~there[places]))

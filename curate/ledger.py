@@ -17,6 +17,7 @@ from curate.pools.foreign import TEXT
 from curate.pools.metadata import ARRAY
 from curate.sample import format_uids, make_uids
 
+_FATE = pl.Enum(["kept", "removed", "lost"])
 _LONGEST = 200  # characters of a text: a caption of 10,000 explains no more
 
 
@@ -50,8 +51,8 @@ def write_ledger(
     span: Span,
     shards: tuple[np.ndarray, np.ndarray],
     explained: Mapping[str, Explained],
-) -> None:
-    """Commit the ledger of a block.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Commit the ledger of a block, and give its uids as they were read: [N] uint64 twice.
 
     Args:
         work: The work folder.
@@ -63,12 +64,12 @@ def write_ledger(
     numbers, offsets = shards
     ends = np.append(offsets[1:], len(span))
     sizes = ends - offsets
-    uids = columns.uids(work, span)
+    high, low = columns.uid_halves(work, span)
     fields: dict[str, Any] = {
         "shard": np.repeat(numbers.astype(np.uint32), sizes),
         "row": (np.arange(len(span)) - np.repeat(offsets, sizes)).astype(np.uint32),
-        "uid_hi": uids["f0"],
-        "uid_lo": uids["f1"],
+        "uid_hi": high,
+        "uid_lo": low,
         "fate": _fate(fates),
         "step": fates.steps(),
         "reason": fates.reasons(),
@@ -80,12 +81,13 @@ def write_ledger(
         fields["values"] = pl.DataFrame(values).to_struct("values")
     # Uids and scores hardly get smaller, words are short codes already: not worth the time.
     write_parquet(ledger_file(work, span.block), pl.DataFrame(fields), "uncompressed")
+    return high, low
 
 
 def _fate(fates: Fates) -> pl.Series:
     lost = [reason.startswith(LOST) for _, reason in fates.known]
     words = ["kept", *("lost" if one else "removed" for one in lost)]
-    return pl.Series(words, dtype=pl.Categorical).gather(pl.Series(fates.code))
+    return pl.Series(words, dtype=_FATE).gather(pl.Series(fates.code))
 
 
 def _values(

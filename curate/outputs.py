@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, fates, ledger, storage
+from curate import fates, ledger, storage
 from curate.catalogue import SHARED_UIDS, LedgerCatalogue
 from curate.columns import Span
 from curate.compiled import Compiled
@@ -19,6 +19,7 @@ from curate.pools.pool import Pool
 from curate.records import Done
 from curate.report import Facts, write_report
 from curate.runner import Runner
+from curate.sample import make_uids
 from curate.step import fingerprint
 from curate.subsets import subset
 from curate.write import Cut, ShardResult, Write, plan_write, write_shard
@@ -58,10 +59,10 @@ def _ledger_block(
     span: Span,
 ) -> pl.DataFrame:
     found = fates.read(plan.work, after, span)
-    ledger.write_ledger(plan.work, found, span, places[span.block], explained)
+    high, low = ledger.write_ledger(plan.work, found, span, places[span.block], explained)
     kept = found.rows
     addresses = (np.uint64(span.block) << np.uint64(32)) + kept.astype(np.uint64)
-    uids = columns.uids(plan.work, span)[kept]
+    uids = make_uids(high[kept], low[kept])
     subset.save_run(_run_file(plan.work, span.block), uids, addresses, found.copies[kept])
     return found.counts()
 

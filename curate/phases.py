@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -200,10 +201,27 @@ def _run_stations(
 
 def _assign(run: Run, station: _Station, units: Iterator[Unit]) -> None:
     """Give a fitted feature's samples their values: it is learnt, so this is looking up."""
-    work = open_stage(run.plan, station.place)
+    work = _OpenedByThread(partial(open_stage, run.plan, station.place))
     for done in run.runner.map(work, units, station.name):
         run.lease.check()
         run.recorder.task(station.name, done)
+
+
+class _OpenedByThread:
+    """Work that is opened once in every thread: what is opened may remember where it is."""
+
+    def __init__(self, opener: Callable[[], Callable[[Unit], Done]]) -> None:
+        self._opener = opener
+        self._own = threading.local()
+
+    def __call__(self, unit: Unit) -> Done:
+        if not hasattr(self._own, "work"):
+            self._own.work = self._opener()
+        done: Done = self._own.work(unit)
+        return done
+
+    def __reduce__(self) -> Any:
+        return _OpenedByThread, (self._opener,)
 
 
 def _compact(work: str, name: str, block: int) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from curate import columns, storage
 from curate.compiled import Compiled, is_barrier, is_scorer
 from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
+from curate.fitted import Fitting, fit_record, fitted_on, standing
+from curate.lease import Lease
+from curate.phases import Run, linked, seen_by
 from curate.pipeline import full_recipe
 from curate.pipeline_file.schema import AnyOf, Step
+from curate.pools import pictures
 from curate.pools.pool import Pool, pool_columns
 from curate.pools.pool_files import list_files
-from curate.pools.shard_table import load_table
-from curate.records import rates
+from curate.pools.shard_table import load_table, pictures_folder
+from curate.records import Recorder, rates
 from curate.runner import LocalRunner
-from curate.step import differences
+from curate.step import differences, fingerprint
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter
 
@@ -25,12 +30,13 @@ IMAGE_BYTES = 50_000  # of a picture scaled to 512 pixels, where nothing was mea
 def describe(plan: Compiled) -> Iterator[str]:
     """The plan as lines of text."""
     table = load_table(plan.work)
-    pool = Pool(table, pool_columns(plan.work))
+    pool = Pool(table, pool_columns(plan.work), _pictures(plan.work))
     yield f"pipeline {plan.config.name}, work folder {plan.work}"
     yield from _pool_lines(plan, pool)
+    fits = _fits(plan, pool)
     waiting: list[str] = []
     for index, step in enumerate(plan.steps):
-        yield f"  {index + 1}. {step.name}: {_state(plan, pool, step)}"
+        yield f"  {index + 1}. {step.name}: {fits.get(step.name) or _state(plan, pool, step)}"
         if is_barrier(step) or isinstance(step, FittedFeature):
             held = ", ".join(waiting) or "the pool"
             yield f"     barrier: waits until every shard is through ({held}); {_sees(step)}"
@@ -87,12 +93,6 @@ def _sees(step: Step) -> str:
 
 def _scorer_state(plan: Compiled, pool: Pool, step: Step) -> str:
     store = columns.store(plan.work, step.name)
-    if isinstance(step, FittedFeature):
-        there = storage.exists(storage.join(store.folder, "fitted.json"))
-        on = "the survivors so far" if step.fit_on == "survivors" else "the pool"
-        return f"fitted on {on}; " + (
-            "kept unless those or its recipe changed" if there else "not fitted yet"
-        )
     recipe_url = storage.join(store.folder, "recipe.json")
     if not storage.exists(recipe_url):
         return f"nothing stored yet: every sample that reaches it{_time(plan, step, pool.rows)}"
@@ -106,6 +106,70 @@ def _scorer_state(plan: Compiled, pool: Pool, step: Step) -> str:
     text = f"{stored:,} of {pool.rows:,} rows are stored and reused"
     left = pool.rows - stored
     return text + (f"; at most {left:,} more{_time(plan, step, left)}" if left else "")
+
+
+def _pictures(work: str) -> dict[str, Any]:
+    """What the index of the pictures of metadata came to; {} where there is none."""
+    url = storage.join(pictures_folder(work), "index.json")
+    return storage.read_json(url) if storage.exists(url) else {}
+
+
+def _fits(plan: Compiled, pool: Pool) -> dict[str, str]:
+    """{fitted feature: what becomes of what it learnt}, as far as it is known before a run."""
+    lease = Lease(storage.join(plan.work, "lease"), "")  # not held: nothing is written
+    recorder = Recorder(plan.work, lambda _: None)
+    run = Run(plan, pool, LocalRunner(), lease, recorder, lambda runner, _: runner)
+    run.chain = fingerprint([plan.config.seed, pool.fingerprint()])
+    found: dict[str, str] = {}
+    grown = "the pool has new files" if _grown(plan, pool) else ""
+    changed = grown  # why the survivors will be others, whichever; "" where they are known
+    for index, step in enumerate(plan.steps):
+        if isinstance(step, FittedFeature):
+            on_pool = step.fit_on == "pool"
+            why = grown if on_pool else changed
+            fitting = Fitting(plan, index, "")
+            wanted = "" if why else fitted_on(fitting, seen_by(run, fitting))
+            found[step.name] = _fit_state(fitting, wanted, why or _others(step))
+            again = standing(fitting, wanted) not in ("kept", "frozen")
+            changed = changed or (f"{step.name} is fitted before" if again else "")
+        if not changed:
+            run.chain = linked(run, run.chain, step)
+    return found
+
+
+def _grown(plan: Compiled, pool: Pool) -> bool:
+    """Whether files of the pool were not read yet; one that is altered or gone stops a run."""
+    known = set(pool.table.select("source", "url").unique().rows())
+    files = [(s.name, entry.url) for s in plan.config.pool for entry in list_files(s)]
+    return any(file not in known for file in files) or not pictures.unchanged(
+        plan.work, plan.config
+    )
+
+
+def _others(step: FittedFeature) -> str:
+    if step.fit_on == "pool":
+        return "the pool, or what was downloaded of it, is another"
+    return "a step before it, or the pool, is another"
+
+
+def _fit_state(fitting: Fitting, wanted: str, why: str) -> str:
+    step = fitting.feature
+    on = "the survivors so far" if step.fit_on == "survivors" else "the pool"
+    state = standing(fitting, wanted)
+    if state == "new":
+        return f"fitted on {on}; not fitted yet"
+    samples = fit_record(fitting.plan.work, step.name)["samples"]
+    return (
+        f"fitted on {on}, {samples:,} samples; "
+        + {
+            "kept": "kept",
+            "frozen": f"kept, as `when_changed: freeze` says, though its samples changed ({why}): "
+            "new rows may stay without values",
+            "other recipe": "would be fitted again: its recipe, the seed, or the recipe of what it "
+            "reads changed",
+            "other samples": f"would be fitted again: its samples changed ({why})",
+        }[state]
+    )
 
 
 def _time(plan: Compiled, step: Step, rows: int) -> str:

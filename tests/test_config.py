@@ -299,6 +299,34 @@ def test_repeated_names_are_refused_also_inside_any_of(folder):
             "the pool has pictures: a download takes a pool of `urls:` or `metadata:` alone",
         ),
         (
+            "  - image_file\n  - where: 'image_file.widht > 9'\n",
+            2,
+            "nobody produces 'image_file.widht' before this step; 'image_file' has no field "
+            "'widht'; did you mean 'width'?",
+        ),
+        (
+            "  - where: 'image_clusters.in_target'\n",
+            1,
+            "nobody produces 'image_clusters.in_target' before this step; "
+            "`- image_clusters: {...}` has no field 'in_target'; did you mean 'in_targets'?",
+        ),
+        (
+            "  - columns: {from: '{folder}/hype.csv', take: [hype, bonus]}\n"
+            "  - mix: {of: {columns.hyp: 1}}\n  - score: {column: mix.scor, at_least: 0}\n",
+            (2, 3),
+            (
+                "nobody produces 'columns.hyp' before this step; 'columns' has no field 'hyp'; "
+                "did you mean 'hype'?",
+                "nobody produces 'mix.scor' before this step; 'mix' has no field 'scor'; "
+                "did you mean 'score'?",
+            ),
+        ),
+        (
+            "  - where: 'columns.hype > 1'\n",
+            1,
+            "nobody produces 'columns.hype' before this step; `- columns: {...}` would make it",
+        ),
+        (
             "  - image_file: {name: url}\n  - where: \"url = 'x' and url.width > 3\"\n",
             2,
             "the pool has a column 'url': give the step 'url' another `name:`",
@@ -326,8 +354,12 @@ def test_repeated_names_are_refused_also_inside_any_of(folder):
     ],
 )
 def test_a_step_in_the_wrong_place_says_where_it_belongs(folder, steps, line, expected):
-    found = problems(folder, steps)
-    assert [(at, message.startswith(expected)) for at, _, message in found] == [(line, True)], found
+    (folder / "hype.csv").write_text(f"uid,hype,bonus\n{'0' * 32},0.5,1\n")
+    found = problems(folder, steps.replace("{folder}", str(folder)))
+    lines, said = ((line,), (expected,)) if isinstance(line, int) else (line, expected)
+    assert [at for at, _, _ in found] == list(lines), found
+    pairs = zip(found, said, strict=True)
+    assert all(message.startswith(wanted) for (_, _, message), wanted in pairs), found
 
 
 URLS = HEAD.replace('shards: "{folder}/in/*.tar"', 'urls: "{folder}/urls.parquet"')
@@ -546,7 +578,7 @@ def curate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 def test_the_command_says_so_with_its_exit_code(folder):
     fine = curate("check", written(folder, "  - caption\n"), cwd=folder)
     assert (fine.returncode, fine.stderr) == (0, "")
-    assert "is fine: 1 steps" in fine.stdout
+    assert "is fine: 1 step, work" in fine.stdout
     wrong = curate("check", written(folder, "  - capton\n"), cwd=folder)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == (

@@ -12,8 +12,11 @@ import pytest
 from curate import storage
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
+from curate.features import neg_clip_loss
 from curate.pipeline import Options
 from curate.pipeline_file.config import load
+from curate.pools.pool import Pool
+from curate.pools.shard_table import load_table
 from tests.embedding_pool import embed, scores
 from tests.object_store import object_store
 from tests.picture_server import Answer, picture_server
@@ -69,6 +72,50 @@ def test_files_blocks_and_order_change_no_bit(done, tmp_path, files, rows_per_bl
     other.run()
     assert all_scores(other) == all_scores(done)
     assert (other.work / "subset.npy").read_bytes() == (done.work / "subset.npy").read_bytes()
+
+
+def test_a_large_file_is_seen_in_parts_and_changes_no_bit(done, tmp_path, monkeypatch):
+    for module in ("curate.pipeline_file.schema", "curate.pools.pool"):
+        monkeypatch.setattr(f"{module}.METADATA_ROWS", 25)
+    sizes, made = [], neg_clip_loss._usable
+
+    def usable(batch, names):
+        sizes.append(batch.frame.height)
+        return made(batch, names)
+
+    monkeypatch.setattr(neg_clip_loss, "_usable", usable)
+    other = done.where(folder=tmp_path, pool=SAMPLES.write(tmp_path / "in"), rows_per_block=1000)
+    other.run()
+    (unit,) = read_units(other)
+    assert [(part.part, part.start, part.stop) for part in unit.parts()] == [
+        (number, 25 * number, min(25 * number + 25, 240)) for number in range(10)
+    ]
+    assert len(sizes) == 3 * 10, "10 parts are counted, sent and given their scores"
+    assert 0 < max(sizes) <= 25
+    assert all_scores(other) == all_scores(done)
+    assert (other.work / "subset.npy").read_bytes() == (done.work / "subset.npy").read_bytes()
+
+
+def read_units(pipeline: Pipeline) -> list:
+    return list(Pool(load_table(str(pipeline.work)), {}).units())
+
+
+def test_parts_keep_their_numbers_when_the_pool_grows(done, tmp_path, monkeypatch):
+    for module in ("curate.pipeline_file.schema", "curate.pools.pool"):
+        monkeypatch.setattr(f"{module}.METADATA_ROWS", 25)
+    SAMPLES[range(130)].write(tmp_path / "in", 2)
+    pipeline = done.where(folder=tmp_path, pool={"metadata": str(tmp_path / "in")})
+    pipeline.run()
+    before = [part for unit in read_units(pipeline) for part in unit.parts()]
+    SAMPLES[range(130, 240)].write(tmp_path / "more", 2)
+    for file in (tmp_path / "more").iterdir():
+        file.rename(tmp_path / "in" / f"1{file.name}")
+    pipeline.run()
+    after = [part for unit in read_units(pipeline) for part in unit.parts()]
+    assert [part.part for part in after] == list(range(len(after)))
+    assert after[: len(before) - 1] == before[:-1], "the last may go on"
+    assert len(after) > len(before) > 2
+    assert all_scores(pipeline) == all_scores(done)
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ import pytest
 from metadata_pool import ROWS, embeddings, table, uid, write_metadata
 from object_store import object_store
 from picture_server import picture_server
-from tiny_pool import Pipeline, digests, draw, ledger_of, written
+from tiny_pool import Pipeline, digests, draw, ledger_of, write_tar, written
 
 from curate import columns
 from curate.check import compile_pipeline
@@ -532,3 +532,78 @@ def test_the_missing_file_of_embeddings_is_the_one_that_is_named(tmp_path):
     (root / "text_emb" / "text_emb_1.npy").unlink()
     with pytest.raises(CurateError, match=r"no array 'text_emb' .*text_emb_1.npy for one is miss"):
         pipeline(root).run()
+
+
+# What `check` finds from the heads of the files
+
+
+def check(pipe):
+    """What is wrong, before any work; "" where nothing is."""
+    try:
+        compile_pipeline(load(pipe.file()))
+    except InvalidPipeline as error:
+        return str(error)
+    return ""
+
+
+def test_check_looks_beside_every_file_when_they_are_few(tmp_path):
+    folder = write_metadata(tmp_path / "metadata", (2,) * 6)
+    steps = ({"neg_clip_loss": {"image": "l14_img", "text": "l14_txt"}},)
+    pipe = pipeline(folder, steps)
+    assert check(pipe) == ""
+    (folder / "4.npz").unlink()  # beyond the heads
+    assert "1 of 6 metadata files have no array 'l14_img' beside them" in check(pipe)
+    assert "4.npz for one is missing" in check(pipe)
+    assert check(pipeline(folder, arrays="none")) == ""
+    np.savez(folder / "4.npz", l14_img=embeddings(0, 2, 6), l14_txt=embeddings(0, 2))
+    assert "l14_img has 4 numbers a row beside" in check(pipe)
+
+
+@pytest.mark.parametrize("beside", ["urls", "none"])
+def test_check_knows_no_array_that_a_run_would_not_have(folder, beside):
+    """Some rows have none: so a run has none, whatever lies beside the metadata of the others."""
+    table(50, 6).drop("face_bboxes").write_csv(folder.parent / "urls.csv")
+    other = {
+        "urls": {"urls": str(folder.parent / "urls.csv")},
+        "none": {"metadata": str(write_metadata(folder.parent / "more")), "arrays": "none"},
+    }[beside]
+    pool = [{"name": "other", **other}, {"name": "meta", "metadata": str(folder)}]
+    steps = ({"neg_clip_loss": {"image": "l14_img", "text": "l14_txt"}},)
+    pipe = pipeline(folder, steps).where(pool=pool)
+    assert "neg_clip_loss: nobody produces 'l14_img' before this step" in check(pipe)
+
+
+def test_check_finds_what_was_read_and_is_gone(folder):
+    pipe = pipeline(folder)
+    pipe.run()
+    assert check(pipe) == ""
+    (folder / "2.parquet").unlink()
+    assert "2.parquet was in the pool and is not there any more" in check(pipe)
+
+
+def test_shards_beside_metadata_are_named_where_pictures_are_missed(folder):
+    expected = (
+        "put `- download: {}` before this step, or name the tars that have them with `shards:` "
+        "beside `metadata:`"
+    )
+    assert expected in check(pipeline(folder, ({"write": {}},)))
+
+
+@pytest.mark.parametrize("shards", ["tars", "tars/{0..1}.tar"])
+def test_check_opens_the_tars_that_hold_pictures(folder, shards):
+    (folder.parent / "tars").mkdir()
+    write_tar(folder.parent / "tars" / "0.tar", draw(3))
+    pipe = pipeline(folder, shards=str(folder.parent / shards))
+    assert ("Is a directory" if shards == "tars" else "1.tar cannot be read: No such") in check(
+        pipe
+    )
+    assert check(pipeline(folder, shards=str(folder.parent / "tars" / "*.tar"))) == ""
+
+
+def test_check_finds_a_tar_of_pictures_that_is_gone(folder):
+    for number in range(2):
+        write_tar(folder.parent / "tars" / f"{number}.tar", draw(3, number))
+    pipe = pipeline(folder, shards=str(folder.parent / "tars" / "*.tar"))
+    pipe.run()
+    (folder.parent / "tars" / "1.tar").unlink()
+    assert "1.tar was in the pool and is not there any more" in check(pipe)

@@ -20,10 +20,15 @@ PROTOCOLS = (3, 4, 5)  # torch writes 2 unless told, and reads that alone safely
 MOST_OPERATIONS = 10_000
 # What these protocols write of arrays and dicts; the memo's places are counted, never chosen.
 OPERATIONS = frozenset(
-    "PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
-    "SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE1 "
-    "TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS MEMOIZE BINPUT "
-    "LONG_BINPUT BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID".split()
+    (
+        *("PROTO", "FRAME", "STOP", "MARK", "POP", "NONE", "NEWTRUE", "NEWFALSE"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS"),
+        *("MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+        *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+    )
 )
 _MALFORMED = (
     pickle.UnpicklingError,
@@ -98,9 +103,6 @@ class _Reader(pickle.Unpickler):
         if full not in NAMED:
             raise Refused(f"it names {full}")
         return type("_Call", (_Call,), {"name": full})
-
-    def persistent_load(self, _: Any) -> Any:
-        raise Refused("it names a tensor")
 
 
 def _array(item: Any) -> Any:

@@ -52,7 +52,7 @@ class Unit:
     """Consecutive shards of one block that one task takes."""
 
     number: int  # that of its first shard
-    ordinal: int  # which unit of the pool it is, from 0
+    part: int  # of the pool's parts, from 0, its first
     block: int
     shards: tuple[Shard, ...]
 
@@ -65,6 +65,20 @@ class Unit:
     def stop(self) -> int:
         """One past the last row of the block."""
         return self.shards[-1].offset + self.shards[-1].rows
+
+    def parts(self) -> Iterator[Unit]:
+        """Itself in runs of at most METADATA_ROWS rows, or a shard: what is in memory at once.
+
+        All have its own number, under which their values are stored.
+        """
+        part, own, rows = self.part, list[Shard](), 0
+        for shard in self.shards:
+            if own and rows + shard.rows > METADATA_ROWS:
+                yield Unit(self.number, part, self.block, tuple(own))
+                part, own, rows = part + 1, [], 0
+            own.append(shard)
+            rows += shard.rows
+        yield Unit(self.number, part, self.block, tuple(own))
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class Pool:
     def units(self) -> Iterator[Unit]:
         """Every unit, in order, made one by one."""
         waiting: list[Shard] = []
-        block, rows, ordinal = 0, 0, 0
+        block, rows, part = 0, 0, 0
         for record in self.table.iter_rows(named=True):
             if record["rows"] == 0:
                 continue
@@ -103,14 +117,15 @@ class Pool:
             together = not self.pictures and _same_metadata(waiting, record)
             fits = rows + record["rows"] <= UNIT_ROWS or together
             if waiting and (record["block"] != block or not fits):
-                yield Unit(waiting[0].number, ordinal, block, tuple(waiting))
-                waiting, rows, ordinal = [], 0, ordinal + 1
+                unit = Unit(waiting[0].number, part, block, tuple(waiting))
+                yield unit
+                waiting, rows, part = [], 0, part + sum(1 for _ in unit.parts())
             block = record["block"]
             rows += record["rows"]
             fields = ("number", "source", "url", "first", "rows", "offset")
             waiting.append(Shard(**{name: record[name] for name in fields}))
         if waiting:
-            yield Unit(waiting[0].number, ordinal, block, tuple(waiting))
+            yield Unit(waiting[0].number, part, block, tuple(waiting))
 
     def fingerprint(self) -> str:
         """Changes when a file is added; a file that is altered or gone is refused before."""

@@ -82,8 +82,11 @@ def _wider(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def scores(plan: Compiled, index: int, name: str, span: Span) -> np.ndarray:
     """[len(span)] float64 of a column as a step sees it; NaN where a row has none."""
     frame = columns.load(plan.work, plan.registries[index], [name], span)
-    values = frame.select(column(name).cast(pl.Float64, strict=False)).to_series()
-    return values.fill_null(float("nan")).to_numpy() + 0.0  # no -0.0: it would depend on order
+    values = frame.select(column(name)).to_series()
+    if not values.dtype.is_float():
+        values = values.cast(pl.Float64, strict=False)
+    # Null becomes NaN; no -0.0 stays, for it would depend on order.
+    return np.asarray(np.add(values.to_numpy(), 0.0, dtype=np.float64))
 
 
 def _ranges(plan: Compiled, after: str, curves: list[Curve], span: Span) -> np.ndarray:
