@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.check import compile_pipeline
@@ -160,6 +160,7 @@ def test_a_run_gives_what_numpy_gives(tmp_path, normalise):
 some = st.one_of(st.none(), st.just(math.nan), st.just(math.inf), moderate, st.integers(-3, 3))
 
 
+@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("normalise", NORMALISE)
 @given(rows=st.lists(st.tuples(some, some), max_size=25), data=st.data())
 def test_no_order_and_no_split_changes_a_bit(tmp_path_factory, normalise, rows, data):
