@@ -129,9 +129,9 @@ def test_ray_changes_no_byte(done, tmp_path, ray_cluster):
 
 def test_an_object_store_holds_the_same(done):
     with object_store() as bucket:
-        assert done.run(f"work={bucket}/work").exit_code == 0
+        assert done.run(f"work={bucket}/run").exit_code == 0
         for name in ("subset.npy", "features/mix/block-0000.parquet"):
-            assert storage.read(f"{bucket}/work/{name}") == (done.work / name).read_bytes()
+            assert storage.read(f"{bucket}/run/{name}") == (done.work / name).read_bytes()
 
 
 def test_another_seed_is_another_partition(done, tmp_path):
