@@ -178,7 +178,7 @@ def test_metadata_in_an_object_store(folder):
     with object_store() as bucket:
         import fsspec
 
-        fsspec.filesystem("s3").put(str(folder), "bucket/of-metadata", recursive=True)
+        fsspec.filesystem("s3").put(str(folder), f"{bucket}/of-metadata", recursive=True)
         there = here.where(
             folder=folder.parent / "there", pool={"metadata": f"{bucket}/of-metadata"}
         )

@@ -339,7 +339,7 @@ def test_metadata_and_tars_in_an_object_store(tmp_path):
 
         system = fsspec.filesystem("s3")
         for folder in ("metadata", "shards"):
-            system.put(str(tmp_path / folder), f"bucket/of-pictures-{folder}", recursive=True)
+            system.put(str(tmp_path / folder), f"{bucket}/of-pictures-{folder}", recursive=True)
         pool = {
             "metadata": f"{bucket}/of-pictures-metadata",
             "shards": f"{bucket}/of-pictures-shards/*.tar",
