@@ -274,10 +274,11 @@ def class_in(module: ModuleType, base: type[Any]) -> type[Any]:
     return found[0]
 
 
-def one_of(candidates: Sequence[str], what: str, remedy: str) -> str:
-    """The only candidate; Unbound where there is none or a choice."""
+def one_of(candidates: Sequence[str], what: str, remedy: str, field: str = "column") -> str:
+    """The only candidate; Unbound where there is none or a choice, which `field` makes."""
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
         raise Unbound(f"no column gives {what}: {remedy}")
-    raise Unbound(f"several columns give {what}: {', '.join(candidates)}; name one with `column:`")
+    kind = "columns" if field == "column" else "steps"
+    raise Unbound(f"several {kind} give {what}: {', '.join(candidates)}; name one with `{field}:`")

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Dtype = Literal["float32", "float64", "uint32", "int64", "string", "bool"]
+Dtype = Literal[
+    "float32", "float64", "uint32", "uint64", "int64", "string", "bool", "uint32s"
+]  # uint32s: a list of them
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,17 @@ class Rows(Protocol):
     def map(self, work: Callable[[Part], Result]) -> Iterator[Result]:
         """Results part by part, in any order; `work` must pickle and return something small."""
 
+    def gathers(self, rows: int) -> int:
+        """Tasks of `gather`."""
+
+    def gather(self, work: Callable[[int, Iterator[Part]], Result], rows: int) -> Iterator[Result]:
+        """Results of tasks over consecutive parts, in any order: what writes a shuffle's files.
+
+        Args:
+            work: Takes a task's number, 0 up to `gathers`, and its parts, one by one.
+            rows: Rows of the pool that a task takes, about; a part is never divided.
+        """
+
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results of any other tasks, in any order; a GPU each for a feature that says `gpu`."""
 
@@ -192,6 +205,10 @@ class FittedFeature(Feature):
     def assigner(self, folder: str) -> Callable[[Part], Columns]:
         """What gives a part's N samples their values, [N] each; opened once per worker."""
         raise NotImplementedError  # the contract: every fitted feature says so itself
+
+    def learnt(self, folder: str, name: str) -> np.ndarray:
+        """An array that it learnt, for later steps that ask for `<step name>.<name>`."""
+        raise KeyError(f"{self.name} learns no {name!r}")
 
     def notes(self, folder: str) -> dict[str, Any]:
         """What a report says of the artefact: counts, quality; JSON values, the same on a rerun."""
