@@ -40,6 +40,7 @@ from curate.sample import INTERNAL
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured
+from filters._pairs import PairFilter
 
 ALL_FILES = 64  # so many metadata files have the arrays beside all of them looked at
 
@@ -212,7 +213,16 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
             check.add(step.name, message)
     _check_whole_pool(check, bound, registry)
     _check_types(check, bound, registry)
+    _check_pairs(check, bound)
     return bound
+
+
+def _check_pairs(check: _Check, bound: Step) -> None:
+    """What a filter over pairs asks must be among what their step looks for."""
+    if isinstance(bound, PairFilter):
+        finders = [step for step in check.loaded.config.steps if step.name == bound.of]
+        for problem in bound.refusals(finders[0].model_dump()) if finders else []:
+            check.add(bound.name, problem)
 
 
 def _bind(step: Step, registry: Registry) -> Step:

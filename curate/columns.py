@@ -146,6 +146,11 @@ def store(work: str, name: str) -> Store:
     return Store(pool_folder(work) if name == "pool" else storage.join(work, "features", name))
 
 
+def artefact_folder(work: str, name: str) -> str:
+    """Where what a fitted feature learnt is."""
+    return storage.join(store(work, name).folder, "artefact")
+
+
 def load(work: str, registry: Registry, names: Iterable[str], span: Span) -> pl.DataFrame:
     """[len(span)] rows of the named columns, null where a sample has no value; NaN is null.
 

@@ -135,9 +135,11 @@ _DTYPES = {
     "float32": "Float32",
     "float64": "Float64",
     "uint32": "UInt32",
+    "uint64": "UInt64",
     "int64": "Int64",
     "string": "String",
     "bool": "Boolean",
+    "uint32s": "List(UInt32)",
 }
 
 

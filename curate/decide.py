@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,15 +16,12 @@ from curate.downloads.download import Download
 from curate.errors import ConfigError, first_line
 from curate.fates import LOST, START, Fates
 from curate.features import Feature
+from curate.groups import Grouping
 from curate.pipeline_file.schema import AnyOf, Step
-from curate.sample import format_uids
-from curate.shuffle import DECISION, MEMBER, Exchange, decide_groups
-from curate.siphash import hashed
+from curate.shuffle import DECISION, Exchange
 from filters import (
-    UNSCORED,
     Batch,
     Filter,
-    GroupFilter,
     PoolFilter,
     RowFilter,
     State,
@@ -33,6 +29,7 @@ from filters import (
     Verdict,
     judge,
 )
+from filters._quota import QuotaFilter
 
 States = dict[str, State]  # {filter name: what it learnt}
 
@@ -186,117 +183,43 @@ def write_kept(plan: Compiled, before: str, index: int, states: States, span: Sp
     return found.counts()
 
 
-def send_members(plan: Compiled, before: str, index: int, exchange: Exchange, span: Span) -> None:
-    """Write one block's survivors to the partitions of their groups."""
-    step = plan.steps[index]
-    assert isinstance(step, GroupFilter), step
-    rows = fates.read(plan.work, before, span).rows
-    members = members_of(step, batch_of(plan, index, span, rows))
-    reader = (members["key"][:, 0] % np.uint64(exchange.readers)).astype(np.int64)
-    exchange.write(span.block, members, reader)
-
-
-def members_of(step: GroupFilter, batch: Batch) -> np.ndarray:
-    """[K] MEMBER of those of a batch that have a key."""
-    key = step.key(batch)
-    known = ~without_key(key)
-    members = np.zeros(int(known.sum()), dtype=MEMBER)
-    for half in (0, 1):
-        members["key"][:, half] = _hashed(key, seed=half)[known]
-    members["worse"] = _worse(step.priority(batch))[known]
-    members["f0"], members["f1"] = batch.uids["f0"][known], batch.uids["f1"][known]
-    members["address"] = batch.addresses[known]
-    return members
-
-
-def without_key(key: pl.DataFrame) -> np.ndarray:
-    """[N] bool: rows of a key in which something is null."""
-    return key.select(pl.any_horizontal(pl.all().is_null())).to_series().to_numpy()
-
-
-def _hashed(key: pl.DataFrame, *, seed: int) -> np.ndarray:
-    """[N] uint64: equal rows have equal hashes, on any machine; two seeds make 128 bits."""
-    total = np.zeros(key.height, dtype=np.uint64)
-    for column in key:
-        if column.dtype.is_float():
-            column = column.set(column == 0, 0.0)  # -0.0 is no other number
-        texts = column.cast(pl.String).fill_null("")
-        mixed = np.empty(key.height, dtype=[("f0", "<u8"), ("f1", "<u8")])
-        mixed["f0"] = total
-        mixed["f1"] = hashed(texts, f"curate group {seed:03d}")
-        total = chance.bits(seed, "group", mixed)
-    return total
-
-
-def _worse(priority: np.ndarray) -> np.ndarray:
-    """[N] uint64 that ascend as the priority falls; NaN comes last."""
-    raw = (np.asarray(priority, dtype=np.float64) + 0.0).view(np.uint64)
-    sign = np.uint64(1 << 63)
-    ascending = np.where(raw & sign, ~raw, raw | sign)
-    return np.where(np.isnan(priority), np.uint64(2**64 - 1), ~ascending)
-
-
-def decide_partition(
-    plan: Compiled, index: int, there: Exchange, back: Exchange, partition: int
+def send_members(
+    plan: Compiled, before: str, index: int, way: tuple[Grouping, Exchange], span: Span
 ) -> None:
+    """Write one block's survivors to the partitions of their groups."""
+    group, there = way
+    rows = fates.read(plan.work, before, span).rows
+    members = group.members(batch_of(plan, index, span, rows))
+    there.write(span.block, members, group.reader(members, there.readers))
+
+
+def decide_partition(group: Grouping, there: Exchange, back: Exchange, partition: int) -> None:
     """Decide the groups of one partition and send the removals back to their blocks."""
-    step = plan.steps[index]
-    assert isinstance(step, GroupFilter), step
-    decisions = decide_groups(there.read(partition), step.keep_ranked)
-    told = decisions[decisions["copies"] != 1]
+    told = group.decide(there.read(partition), partition)
     told = told[np.argsort(told["address"], kind="stable")]
     back.write(partition, told, (told["address"] >> np.uint64(32)).astype(np.int64))
 
 
 def write_groups(
-    plan: Compiled, before: str, index: int, back: Exchange, span: Span
+    plan: Compiled, before: str, index: int, way: tuple[Grouping, Exchange], span: Span
 ) -> pl.DataFrame:
     """Commit the verdict after a group filter."""
-    step = plan.steps[index]
-    assert isinstance(step, GroupFilter), step
+    group, back = way
     found = fates.read(plan.work, before, span)
     rows = found.rows
-    unknown = without_key(step.key(batch_of(plan, index, span, rows)))
     told = back.read(span.block) if back.writers else np.empty(0, dtype=DECISION)
-    said = told_verdict(step, rows, unknown, told)
-    gone = told[told["copies"] == 0]
-    because = fates.nothing(len(rows))
-    if len(gone):
-        firsts = np.empty(len(gone), dtype=[("f0", "<u8"), ("f1", "<u8")])
-        firsts["f0"], firsts["f1"] = gone["first_f0"], gone["first_f1"]
-        because = because.scatter(_places(rows, gone), format_uids(firsts))
-    found = found.after(step.name, replace(said, because=because))
-    fates.write(plan.work, step.name, span.block, found)
+    said = group.verdict(batch_of(plan, index, span, rows), rows, told)
+    found = found.after(group.step.name, group.explained(said, rows, told))
+    fates.write(plan.work, group.step.name, span.block, found)
     return found.counts()
 
 
-def told_verdict(
-    step: GroupFilter, rows: np.ndarray, unknown: np.ndarray, told: np.ndarray
-) -> Verdict:
-    """The verdict of a group filter over [K] rows of a block.
-
-    Args:
-        step: The filter.
-        rows: [K] those still in, ascending.
-        unknown: [K] bool, who has no key.
-        told: The decisions on those of them that are not simply kept; addresses and copies.
-    """
-    place = _places(rows, told)
-    copies = np.ones(len(rows), dtype=np.uint32)
-    copies[place] = told["copies"]
-    copies[unknown] = 0
-    reason = fates.nothing(len(rows))
-    if len(gone := place[told["copies"] == 0]):
-        reason = reason.scatter(gone, step.reason())
-    if unknown.any():
-        reason = reason.scatter(np.flatnonzero(unknown), UNSCORED)
-    return Verdict(copies, reason)
-
-
-def _places(rows: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Where among [K] rows of a block those of some decisions are."""
-    own = (told["address"] & np.uint64(2**32 - 1)).astype(np.int64)
-    return np.searchsorted(rows, own)
+def summarize_groups(plan: Compiled, before: str, index: int, span: Span) -> Summary:
+    """One block's contribution to what a quota filter learns."""
+    step = plan.steps[index]
+    assert isinstance(step, QuotaFilter), step
+    rows = fates.read(plan.work, before, span).rows
+    return step.summarize(batch_of(plan, index, span, rows))
 
 
 def shown_by(step: Step, states: States) -> Any:

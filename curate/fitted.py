@@ -57,12 +57,7 @@ class Fitting:
     @property
     def artefact(self) -> str:
         """Where what it learnt is."""
-        return artefact_folder(self.plan.work, self.feature.name)
-
-
-def artefact_folder(work: str, name: str) -> str:
-    """Where what a fitted feature learnt is."""
-    return storage.join(columns.store(work, name).folder, "artefact")
+        return columns.artefact_folder(self.plan.work, self.feature.name)
 
 
 def fit_record(work: str, name: str) -> dict[str, Any]:
@@ -91,6 +86,26 @@ class UnitRows:
         task = partial(_on_parts, self.fitting, work)
         found = self.runner.map(task, self.pool.units(), self.fitting.feature.name)
         return (result for results in self._watched(found) for result in results)
+
+    def gathers(self, rows: int) -> int:
+        """Tasks of `gather`."""
+        return sum(1 for _ in self._gathered(rows))
+
+    def gather(self, work: Callable[[int, Iterator[Part]], Result], rows: int) -> Iterator[Result]:
+        """Results of tasks over the parts of consecutive units, of about so many rows together."""
+        task = partial(_on_units, self.fitting, work)
+        items = enumerate(self._gathered(rows))
+        return self._watched(self.runner.map(task, items, self.fitting.feature.name))
+
+    def _gathered(self, rows: int) -> Iterator[list[Unit]]:
+        units: list[Unit] = []
+        for unit in self.pool.units():
+            units.append(unit)
+            if sum(one.stop - one.start for one in units) >= rows:
+                yield units
+                units = []
+        if units:
+            yield units
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results of any tasks, in any order; with a GPU each where that makes them faster."""
@@ -140,6 +155,16 @@ def _part(fitting: Fitting, piece: Unit, rows: np.ndarray) -> Part:
 def _on_parts(fitting: Fitting, work: Callable[[Part], Result], unit: Unit) -> list[Result]:
     # Nothing holds a part while the next is read.
     return [work(_part(fitting, piece, _seen_rows(fitting, piece))) for piece in unit.parts()]
+
+
+def _on_units(
+    fitting: Fitting,
+    work: Callable[[int, Iterator[Part]], Result],
+    numbered: tuple[int, list[Unit]],
+) -> Result:
+    number, units = numbered
+    pieces = (piece for unit in units for piece in unit.parts())
+    return work(number, (_part(fitting, p, _seen_rows(fitting, p)) for p in pieces))
 
 
 def fitted_on(fitting: Fitting, seen: str) -> str:

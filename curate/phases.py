@@ -21,14 +21,16 @@ from curate.errors import BudgetExceeded
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, UnitRows, content, fit, fitted_on
 from curate.flow import Place, failed_rows, missing, open_stage
+from curate.groups import grouping, learnt
 from curate.lease import Lease
 from curate.pipeline_file.schema import Resources, Step
 from curate.pools.pool import Pool, Unit
 from curate.records import Done, Recorder
 from curate.runner import Lost, Needs, Runner, Stage, fold
-from curate.shuffle import MEMBER, Exchange, partitions
+from curate.shuffle import MEMBER, Exchange
 from curate.step import fingerprint
-from filters import Counts, GroupFilter, PoolFilter
+from filters import Counts, GroupFilter, PoolFilter, State
+from filters._quota import QuotaFilter
 
 
 @dataclass
@@ -369,8 +371,9 @@ def barrier(run: Run, index: int) -> None:
     run.chain = linked(run, run.chain, step)
     if not _reuse(run, step.name):
         if isinstance(step, GroupFilter):
-            run.counts = _grouped(run, index, step)
-            states: States = {step.name: {}}
+            state = _quotas(run, index, step) if isinstance(step, QuotaFilter) else {}
+            run.counts = _grouped(run, index, step, state)
+            states: States = {step.name: state}
         else:
             states = {child.name: _fitted(run, index, child) for child in pool_children(step)}
             work = partial(decide.write_kept, run.plan, run.before, index, states)
@@ -391,23 +394,35 @@ def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
     return state
 
 
-def _grouped(run: Run, index: int, step: GroupFilter) -> pl.DataFrame:
+def _grouped(run: Run, index: int, step: GroupFilter, state: State) -> pl.DataFrame:
     plan, spans = run.plan, run.spans()
     folder = storage.join(plan.work, "state", f"{step.name}.shuffle")
     storage.remove(folder)
-    readers = partitions(run.survivors(), MEMBER.itemsize)
-    there = Exchange(storage.join(folder, "there"), len(spans), readers)
-    back = Exchange(storage.join(folder, "back"), readers, len(spans))
-    send = partial(decide.send_members, plan, run.before, index, there)
+    group = grouping(plan, step, state)
+    readers = group.readers(run.survivors(), MEMBER.itemsize)
+    there = Exchange(storage.join(folder, "there"), run.pool.blocks, readers)
+    back = Exchange(storage.join(folder, "back"), readers, run.pool.blocks)
+    for block in set(range(run.pool.blocks)) - {span.block for span in spans}:
+        there.write(block, np.empty(0, dtype=MEMBER), np.empty(0, dtype=np.int64))
+    send = partial(decide.send_members, plan, run.before, index, (group, there))
     for _ in run.runner.map(send, spans, step.name):
         run.lease.check()
     if spans:
-        settle = partial(decide.decide_partition, plan, index, there, back)
+        settle = partial(decide.decide_partition, group, there, back)
         for _ in run.runner.map(settle, range(readers), step.name):
             run.lease.check()
-    counts = run.map_counts(partial(decide.write_groups, plan, run.before, index, back), step.name)
+    write = partial(decide.write_groups, plan, run.before, index, (group, back))
+    counts = run.map_counts(write, step.name)
     storage.remove(folder)
     return counts
+
+
+def _quotas(run: Run, index: int, step: QuotaFilter) -> State:
+    """What a quota filter learns from all survivors."""
+    work = partial(decide.summarize_groups, run.plan, run.before, index)
+    summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
+    counts = Counts(run.states["pool"]["rows"], run.survivors())
+    return step.fit(summary, counts, learnt(run.plan, step))
 
 
 def _check_budgets(run: Run, indices: Sequence[int]) -> None:

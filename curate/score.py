@@ -16,13 +16,15 @@ from curate.features import Columns, Feature, Picture, Scorer, Unscorable
 
 Body = bytes | memoryview | None  # a picture file; None where there is none
 
-POLARS = {
+POLARS: dict[str, Any] = {
     "float32": pl.Float32,
     "float64": pl.Float64,
     "uint32": pl.UInt32,
+    "uint64": pl.UInt64,
     "int64": pl.Int64,
     "string": pl.String,
     "bool": pl.Boolean,
+    "uint32s": pl.List(pl.UInt32),
 }
 
 T = TypeVar("T")

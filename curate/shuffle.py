@@ -63,7 +63,7 @@ DECISION = np.dtype(
     [("address", "<u8"), ("copies", "<u4"), ("first_f0", "<u8"), ("first_f1", "<u8")]
 )
 
-Keep = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Keep = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # of key, rank and size: copies
 
 
 def decide_groups(members: np.ndarray, keep: Keep) -> np.ndarray:
@@ -84,7 +84,7 @@ def decide_groups(members: np.ndarray, keep: Keep) -> np.ndarray:
     size = np.bincount(group)[group] if len(ordered) else group
     decisions = np.empty(len(ordered), dtype=DECISION)
     decisions["address"] = ordered["address"]
-    decisions["copies"] = keep(np.arange(len(ordered)) - first, size)
+    decisions["copies"] = keep(keys[:, 0], np.arange(len(ordered)) - first, size)
     decisions["first_f0"] = ordered["f0"][first]
     decisions["first_f1"] = ordered["f1"][first]
     return decisions

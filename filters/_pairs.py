@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 import polars as pl
 from pydantic import Field
 
 from filters import Available, Batch, Filter, GroupFilter, Unbound, column, one_of
+from filters._keep import Keep, columns_of, priority, refuse_text
 
 _ROUNDS = 32  # of all pairs at once; what is left then is a long chain, walked one by one
 
@@ -15,26 +19,49 @@ class PairFilter(GroupFilter):
     """Sees all survivors that a chain of pairs connects, from a fitted feature that found pairs.
 
     Such a feature gives the columns `part` (which connected part; null where a sample has no
-    neighbour) and `count` (of its neighbours; null makes the sample `unscored`).
+    neighbour), `count` (of its neighbours; null makes the sample `unscored`) and `nearest` (the
+    value of its best pair).
     """
 
-    of: str | None = Field(None, description="the step that found the pairs")
+    maker: ClassVar[str] = ""  # the feature that finds such pairs
+
+    of: str | None = Field(
+        None, description="the step that found the pairs; the only one if absent"
+    )
+    keep: Keep | None = Field(
+        None,
+        description="which one stays: {highest: column} or {lowest: column}; else smallest uid",
+    )
 
     def bind(self, available: Available) -> Filter:
-        endings = (".part", ".count", ".nearest")
-        steps = [name[: -len(".part")] for name in available if name.endswith(".part")]
-        steps = [step for step in steps if all(step + ending in available for ending in endings)]
+        refuse_text(self.keep, available)
+        steps = [name.removesuffix(".part") for name in available if name.endswith(".part")]
+        steps = [step for step in steps if self.finds(step, available)]
         if self.of is not None and self.of not in steps:
             listed = ", ".join(steps) or "none"
-            raise Unbound(f"of: {self.of} is no step that finds pairs; there are: {listed}")
-        remedy = "put `- neighbours: {...}` (or `hash_neighbours`) before this step"
+            raise Unbound(
+                f"of: {self.of} is no `{self.maker}` step before this one; there are: {listed}"
+            )
+        remedy = f"put `- {self.maker}: {{...}}` before this step"
         return self.model_copy(update={"of": self.of or one_of(steps, "pairs", remedy, "of")})
 
+    def finds(self, step: str, available: Available) -> bool:
+        """Whether the columns of a step are those of the feature that finds such pairs."""
+        raise NotImplementedError  # the contract: every pair filter says so itself
+
+    def refusals(self, finder: Mapping[str, Any]) -> list[str]:
+        """What is wrong given the fields of the step that found the pairs."""
+        return []
+
     def needs(self) -> tuple[str, ...]:
-        return (f"{self.of}.part", f"{self.of}.count")
+        own = (f"{self.of}.{field}" for field in ("part", "count", "nearest"))
+        return tuple(dict.fromkeys([*own, *columns_of(self.keep)]))
 
     def key(self, batch: Batch) -> pl.DataFrame:
         return batch.frame.select(column(f"{self.of}.part").alias("part"))
+
+    def priority(self, batch: Batch) -> np.ndarray:
+        return priority(self.keep, batch)
 
     def scored(self, batch: Batch) -> np.ndarray:
         """[N] bool: who has what it takes to look for neighbours."""

@@ -25,8 +25,11 @@ class ClipScore(ByScore):
     at_most: float | None = Field(None, ge=-1, le=1, description="highest similarity that passes")
 
     def chosen(self, available: Available) -> str:
+        found = [name for name in available if name.endswith(_ENDINGS)]
+        # Other features compare with other things: a CLIP step gives the captions' embeddings too.
+        captions = [name for name in found if f"{name.rpartition('.')[0]}.text" in available]
         return self.column or one_of(
-            [name for name in available if name.endswith(_ENDINGS)],
+            captions or found,
             "a similarity",
             "put `- clip: {model: ..., weights: ...}` before this step",
         )

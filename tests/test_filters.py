@@ -46,7 +46,19 @@ AVAILABLE = {  # a pool with everything that the examples name
     "width": "Int64",
     "height": "Int64",
     "clip.similarity": "Float32",
+    "clip.text": "Array",
     "language.code": "String",
+    **{f"neighbours.{field}": "Float32" for field in ("nearest", "floor")},
+    **{f"hash_neighbours.{field}": "Float32" for field in ("nearest",)},
+    **{f"{step}.part": "UInt64" for step in ("neighbours", "hash_neighbours")},
+    **{f"{step}.count": "UInt32" for step in ("neighbours", "hash_neighbours")},
+    **{f"coarse.{field}": "UInt32" for field in ("cluster", "second")},
+    **{f"coarse.{field}": "Float32" for field in ("distance", "second_distance")},
+    "classes.number": "UInt32",
+    "classes.name": "String",
+    "classes.similarity": "Float32",
+    "references.similarity": "Float32",
+    "references.reference": "String",
 }
 NAMES = filters.names()
 
@@ -164,6 +176,22 @@ def test_a_verdict_does_not_depend_on_how_samples_are_spread(name):
             "height": rng.integers(100, 400, count).tolist(),
             "clip.similarity": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
             "language.code": ["en", "de", None] * (count // 3),
+            **{f"{s}neighbours.part": [None, 0, 0, 4] * 15 for s in ("", "hash_")},
+            **{f"{s}neighbours.count": [0, 1, 1, None] * 15 for s in ("", "hash_")},
+            **{
+                f"{s}.nearest": [None, 1.0, 1.0, None] * 15
+                for s in ("neighbours", "hash_neighbours")
+            },
+            "neighbours.floor": [0.5] * count,
+            "coarse.cluster": [None if n % 13 == 5 else n % 4 for n in range(count)],
+            "coarse.second": [n % 3 for n in range(count)],
+            "coarse.distance": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
+            "coarse.second_distance": pl.Series(rng.random(count), dtype=pl.Float32),
+            "classes.number": [n % 5 for n in range(count)],
+            "classes.name": [f"class {n % 5}" for n in range(count)],
+            "classes.similarity": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
+            "references.similarity": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
+            "references.reference": [f"eval/{n}" for n in range(count)],
         }
     )
     kind = filters.find(name)
@@ -171,7 +199,11 @@ def test_a_verdict_does_not_depend_on_how_samples_are_spread(name):
     fields = fields if isinstance(fields, dict) else {kind.shorthand: fields}
     ready = kind(name=name, **fields).bind(AVAILABLE)
     everything = batch(
-        {n: whole.frame.select(filters.column(n)).to_series() for n in AVAILABLE if n != "uid"}
+        {
+            name: whole.frame.select(filters.column(name)).to_series()
+            for name, dtype in AVAILABLE.items()
+            if name != "uid" and dtype != "Array"
+        }
     )
     nobody = sliced(everything, np.arange(0))
     if isinstance(ready, GroupFilter):

@@ -61,7 +61,7 @@ def members_of(rows):
     return members
 
 
-def first_only(rank, size):
+def first_only(_, rank, size):
     return (rank == 0).astype(np.uint32)
 
 
@@ -87,7 +87,7 @@ def test_one_of_each_group_stays_whatever_the_order(rows, seed):
 def test_ranks_and_sizes_are_those_of_the_group(rows):
     seen = []
 
-    def keep(rank, size):
+    def keep(_, rank, size):
         seen.append((rank.copy(), np.asarray(size).copy()))
         return np.ones(len(rank), dtype=np.uint32)
 

@@ -13,13 +13,15 @@ import polars as pl
 from curate import chance, columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
-from curate.decide import States, presence, say, told_verdict, without_key
+from curate.decide import States, presence, say
 from curate.fates import Fates
+from curate.groups import Grouping
 from curate.pipeline_file.schema import Step
 from curate.shuffle import Exchange
 from curate.subsets.subset import gather, ranked
 from curate.sweep.variants import Variants
 from filters import Batch, GroupFilter, PoolFilter, State, Summary, Verdict, column, structured
+from filters._quota import QuotaFilter
 
 VERDICTS = "sweep.verdicts"  # below state/; the dot: no step is called so
 POOL = -1  # stands for a branch: the rows that the pool itself can use
@@ -35,12 +37,15 @@ class Leg:
     then: Literal["a barrier", "the end"]
 
 
+Told = tuple[Grouping, Exchange]
+
+
 @dataclass(frozen=True)
 class Learnt:
     """What the barrier at the beginning of a leg rests on."""
 
     states: Mapping[int, States] = field(default_factory=dict)  # {branch: what its filters learnt}
-    told: Mapping[int, Exchange] = field(default_factory=dict)  # {branch: its group filter's say}
+    told: Mapping[int, Told] = field(default_factory=dict)  # {branch: its group filter's say}
 
 
 @dataclass(frozen=True)
@@ -179,18 +184,13 @@ def _decided(
             plan = variants.plans[branch]
             step = plan.steps[index]
             if isinstance(step, GroupFilter):
-                said = _told(survivors, plan, index, learnt.told[branch])
+                group, back = learnt.told[branch]
+                batch = survivors.batch(plan, index, step.name)
+                said = group.verdict(batch, survivors.rows, back.read(block.span.block))
             else:
                 said = survivors.say(plan, index, learnt.states.get(branch, {}))
             after[branch] = before.after(step.name, said)
     return after
-
-
-def _told(survivors: Survivors, plan: Compiled, index: int, back: Exchange) -> Verdict:
-    step = plan.steps[index]
-    assert isinstance(step, GroupFilter), step
-    unknown = without_key(step.key(survivors.batch(plan, index, step.name)))
-    return told_verdict(step, survivors.rows, unknown, back.read(survivors.block.span.block))
 
 
 def summarize(variants: Variants, index: int, looks: Sequence[Look], span: Span) -> list[Summary]:
@@ -206,6 +206,22 @@ def summarize(variants: Variants, index: int, looks: Sequence[Look], span: Span)
             seen[look.rows] = Survivors(block, known.rows)
         batch = seen[look.rows].batch(variants.plans[look.branch], index, look.child.name)
         found.append(look.child.summarize(batch, look.state))
+    return found
+
+
+def summarize_groups(
+    variants: Variants, index: int, branches: Sequence[int], span: Span
+) -> list[Summary]:
+    """One block's contribution to what the quota filter of each branch after a step learns."""
+    work = variants.plans[0].work
+    block = Block(work, span)
+    found = []
+    for branch in branches:
+        plan, before = variants.plans[branch], variants.branches[index][branch]
+        step = plan.steps[index]
+        assert isinstance(step, QuotaFilter), step
+        survivors = Survivors(block, fates.read(work, verdict(index, before), span).rows)
+        found.append(step.summarize(survivors.batch(plan, index, step.name)))
     return found
 
 

@@ -18,6 +18,7 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, pool_children
 from curate.decide import States
 from curate.errors import WorkInUse
+from curate.groups import Grouping, grouping, learnt
 from curate.lease import Lease, held
 from curate.phases import Run
 from curate.pipeline import RAY_DECIDES_ROWS
@@ -26,14 +27,15 @@ from curate.pipeline_file.schema import Config
 from curate.pools.pool import Pool
 from curate.records import Observe, Progress, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner, fold
-from curate.shuffle import Exchange, partitions
+from curate.shuffle import Exchange
 from curate.step import canonical
 from curate.sweep import blocks, files, groups
 from curate.sweep.blocks import POOL, VERDICTS, Learnt, Leg, Look
 from curate.sweep.stored import fitted_again, refuse_unread, refuse_unscored, stored_pool
 from curate.sweep.table import NEEDED, Result, estimates_of, table_of
 from curate.sweep.variants import Variants, read_variants, varied
-from filters import Counts, PoolFilter
+from filters import Counts, GroupFilter, PoolFilter, State
+from filters._quota import QuotaFilter
 
 
 @dataclass(frozen=True)
@@ -235,31 +237,54 @@ def _first_look(work: _Sweep, index: int, learner: int, child: PoolFilter) -> Lo
     return Look(rows, learner, child, state)
 
 
-def _merged(children: Sequence[PoolFilter], left: list[Any], right: list[Any]) -> list[Any]:
+def _merged(
+    children: Sequence[PoolFilter | QuotaFilter], left: list[Any], right: list[Any]
+) -> list[Any]:
     return [c.merge(one, other) for c, one, other in zip(children, left, right, strict=True)]
 
 
-def _shuffled(work: _Sweep, index: int, branches: Sequence[int]) -> dict[int, Exchange]:
+def _shuffled(work: _Sweep, index: int, branches: Sequence[int]) -> dict[int, blocks.Told]:
     """{branch: what its group filter decided}: one shuffle for all that have the same filter."""
-
-    found: dict[int, Exchange] = {}
+    found: dict[int, blocks.Told] = {}
     folder = storage.join(work.work, "state", VERDICTS, "shuffle")
     storage.remove(folder)
     for number, same in enumerate(groups.recipes(work.variants, index, branches)):
         place = storage.join(folder, f"{number:03d}")
+        ready = _ready(work, index, same)
         width = groups.member_dtype(len(same)).itemsize
-        readers, count = partitions(work.usable, width), work.pool.blocks
+        readers, count = ready[0].readers(work.usable, width), work.pool.blocks
         there = Exchange(storage.join(place, "there"), count, readers)
         back = tuple(Exchange(storage.join(place, f"back-{b:03d}"), readers, count) for b in same)
-        shuffle = groups.Shuffle(work.variants, index, same, there, back)
+        shuffle = groups.Shuffle(work.variants, index, same, there, back, ready)
         for block in set(range(count)) - {span.block for span in work.spans()}:
             there.write(block, np.empty(0, dtype=shuffle.record), np.empty(0, dtype=np.int64))
         for task, items in ((groups.send, work.spans()), (groups.settle, range(readers))):
-            for _ in work.map(partial(task, shuffle), items, shuffle.step.name):
+            for _ in work.map(partial(task, shuffle), items, ready[0].step.name):
                 pass
         there.remove()
-        found |= dict(zip(same, back, strict=True))
+        found |= {b: (group, leg) for b, group, leg in zip(same, ready, back, strict=True)}
     return found
+
+
+def _ready(work: _Sweep, index: int, branches: Sequence[int]) -> tuple[Grouping, ...]:
+    """The group filter of each of some branches, with what it learns from their survivors."""
+    variants = work.variants
+    steps = [variants.step(index, branch) for branch in branches]
+    states: list[State] = [{} for _ in branches]
+    quotas = [step for step in steps if isinstance(step, QuotaFilter)]
+    if quotas:
+        task = partial(blocks.summarize_groups, variants, index, branches)
+        results = work.map(task, work.spans(), quotas[0].name)
+        summaries = fold(results, partial(_merged, quotas)) or [None] * len(quotas)
+        arrays = learnt(variants.plans[branches[0]], quotas[0])
+        for number, (step, summary) in enumerate(zip(quotas, summaries, strict=True)):
+            alive = work.survivors(variants.branches[index][branches[number]])
+            states[number] = step.fit(summary, Counts(work.usable, alive), arrays)
+    return tuple(
+        grouping(variants.plans[branch], step, state)
+        for branch, step, state in zip(branches, steps, states, strict=True)
+        if isinstance(step, GroupFilter)
+    )
 
 
 def _finished(work: _Sweep, options: Options, again: dict[int, list[str]]) -> Swept:

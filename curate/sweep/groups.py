@@ -9,8 +9,8 @@ import numpy as np
 
 from curate import fates
 from curate.columns import Span
-from curate.decide import members_of
-from curate.shuffle import MEMBER, Exchange, decide_groups
+from curate.groups import Grouping
+from curate.shuffle import MEMBER, Exchange
 from curate.sweep.blocks import Block, Survivors, verdict
 from curate.sweep.variants import Variants
 from filters import GroupFilter
@@ -27,13 +27,7 @@ class Shuffle:
     branches: tuple[int, ...]  # after the step; its recipe is the same in all of them
     there: Exchange
     back: tuple[Exchange, ...]  # one a branch
-
-    @property
-    def step(self) -> GroupFilter:
-        """The filter."""
-        step = self.variants.step(self.index, self.branches[0])
-        assert isinstance(step, GroupFilter), step
-        return step
+    ready: tuple[Grouping, ...]  # the filter with what it learnt, one a branch
 
     @property
     def record(self) -> np.dtype[np.void]:
@@ -58,14 +52,13 @@ def send(shuffle: Shuffle, span: Span) -> None:
             known[parent] = fates.read(work, verdict(index, parent), span).alive
         alive[:, number] = known[parent]
     survivors = Survivors(Block(work, span), np.flatnonzero(alive.any(axis=1)))
-    plan = variants.plans[shuffle.branches[0]]
-    members = members_of(shuffle.step, survivors.batch(plan, index, shuffle.step.name))
+    plan, group = variants.plans[shuffle.branches[0]], shuffle.ready[0]
+    members = group.members(survivors.batch(plan, index, group.step.name))
     records = np.empty(len(members), dtype=shuffle.record)
     records["member"] = members
     rows = (members["address"] & np.uint64(2**32 - 1)).astype(np.int64) - span.start
     records["who"] = np.packbits(alive[rows], axis=1)
-    reader = (members["key"][:, 0] % np.uint64(shuffle.there.readers)).astype(np.int64)
-    shuffle.there.write(span.block, records, reader)
+    shuffle.there.write(span.block, records, group.reader(members, shuffle.there.readers))
 
 
 def settle(shuffle: Shuffle, partition: int) -> None:
@@ -74,8 +67,7 @@ def settle(shuffle: Shuffle, partition: int) -> None:
     members, who = records["member"], records["who"]
     for number, back in enumerate(shuffle.back):
         mine = (who[:, number // 8] >> np.uint8(7 - number % 8)) & 1 == 1
-        decided = decide_groups(members[mine], shuffle.step.keep_ranked)
-        decided = decided[decided["copies"] != 1]
+        decided = shuffle.ready[number].decide(members[mine], partition)
         told = np.empty(len(decided), dtype=TOLD)
         told["address"], told["copies"] = decided["address"], decided["copies"]
         told = told[np.argsort(told["address"], kind="stable")]
