@@ -232,12 +232,17 @@ def fit(rows: UnitRows, wanted: str) -> None:
     fitting = rows.fitting
     if standing(fitting, wanted) in ("kept", "frozen"):
         return
-    storage.remove(fitting.folder)
+    begun = storage.join(fitting.folder, "begun.json")
+    left = fitting.feature.resumes and storage.exists(begun)
+    if not left or storage.read_json(begun)["on"] != wanted:
+        storage.remove(fitting.folder)
+        storage.commit_json(begun, {"on": wanted})
     fitting.feature.fit(rows, fitting.artefact)
     rows.lease.confirm()
     notes = fitting.feature.notes(fitting.artefact)
     said = {"on": wanted, "by": _recipes(fitting), "samples": rows.count, "notes": notes}
     storage.commit_json(_seal(fitting.plan.work, fitting.feature.name), said)
+    storage.remove(begun)
 
 
 def assign_unit(fitting: Fitting, assign: Callable[[Part], Columns], unit: Unit) -> Done:

@@ -18,7 +18,7 @@ from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
-from curate.phases import Run, barrier, begin, flow, rows
+from curate.phases import Run, barrier, begin, rows
 from curate.pipeline_file.config import Loaded
 from curate.pipeline_file.schema import AnyOf, Config, Step
 from curate.pools import pictures
@@ -27,6 +27,7 @@ from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table
 from curate.records import Observe, Recorder
 from curate.runner import LocalRunner, RayRunner, Runner
+from curate.stations import flow
 from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 

@@ -11,7 +11,7 @@ from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, fit_record, fitted_on, standing
 from curate.lease import Lease
-from curate.phases import Run, linked, seen_by
+from curate.phases import Run, linked
 from curate.pipeline import full_recipe
 from curate.pipeline_file.schema import AnyOf, Step
 from curate.pools import pictures
@@ -20,6 +20,7 @@ from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table, pictures_folder
 from curate.records import Recorder, rates
 from curate.runner import LocalRunner
+from curate.stations import seen_by
 from curate.step import differences, fingerprint
 from curate.write import Write
 from filters import Filter, GroupFilter, PoolFilter

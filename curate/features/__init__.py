@@ -182,6 +182,7 @@ class FittedFeature(Feature):
     """
 
     outside_recipe: ClassVar[tuple[str, ...]] = ("when_changed",)  # changes no fresh result
+    resumes: ClassVar[bool] = False  # whether `fit` goes on from what a killed one left
 
     fit_on: Literal["survivors", "pool"] = Setting(
         "survivors", description="the samples it is fitted on, which are those that get values"
@@ -199,7 +200,11 @@ class FittedFeature(Feature):
         return False
 
     def fit(self, rows: Rows, folder: str) -> None:
-        """Learn from the samples and commit the artefact as files of `folder`, which is empty."""
+        """Learn from the samples and commit the artefact as files of `folder`.
+
+        The folder is empty; where the feature `resumes`, it may hold what a killed fit from the
+        very same left there.
+        """
         raise NotImplementedError  # the contract: every fitted feature says so itself
 
     def assigner(self, folder: str) -> Callable[[Part], Columns]:

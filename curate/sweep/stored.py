@@ -7,7 +7,7 @@ from curate.compiled import Compiled, is_scorer
 from curate.errors import ConfigError
 from curate.features import FittedFeature
 from curate.fitted import Fitting, fitted_on
-from curate.phases import Run, linked, seen_by
+from curate.phases import Run, linked
 from curate.pipeline import full_recipe
 from curate.pipeline_file.schema import Config
 from curate.pools import pictures
@@ -15,6 +15,7 @@ from curate.pools.pool import Pool, read_pool
 from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table
 from curate.runner import Runner
+from curate.stations import seen_by
 from curate.step import fingerprint, refuse
 from curate.sweep.variants import Variants
 
