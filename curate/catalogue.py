@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 
 from curate import columns, fates, storage
 from curate.columns import Span
@@ -12,7 +13,8 @@ from curate.compiled import Compiled
 from curate.pools.shard_table import shards, table_version
 from curate.pools.whereabouts import locate
 from curate.sample import UID
-from curate.write import Kept
+from curate.write import Kept, Write
+from filters import column
 
 SHARED_UIDS = "state/shared_uids.npy"  # kept rows whose uid another kept row has too
 
@@ -49,7 +51,18 @@ class LedgerCatalogue:
             tars=there.tars,
             part=there.tar,
             keys=keys,
+            added=self._added(span, rows),
         )
+
+    def _added(self, span: Span, rows: np.ndarray) -> list[str]:
+        """[K] a JSON object each of the columns that `write` adds; [] where it adds none."""
+        last = self.plan.steps[-1]
+        names = last.columns if isinstance(last, Write) else ()
+        if not names:
+            return []
+        frame = columns.load(self.plan.work, self.plan.registries[-1], names, span)[rows]
+        flat = frame.select(column(name).alias(name) for name in names)
+        return flat.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
 
     def _first_copies(self, addresses: np.ndarray) -> np.ndarray:
         shared = storage.read_array(storage.join(self.plan.work, SHARED_UIDS))

@@ -214,6 +214,10 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
     _check_whole_pool(check, bound, registry)
     _check_types(check, bound, registry)
     _check_pairs(check, bound)
+    for name in bound.columns if isinstance(bound, Write) else ():
+        if name in registry and registry[name].dtype == metadata.ARRAY:
+            message = f"columns: {name} is an array of many numbers, and JSON is no place for it"
+            check.add(bound.name, message)
     return bound
 
 

@@ -166,4 +166,4 @@ def needs_of(step: Step) -> tuple[str, ...]:
         return step.needs()
     if isinstance(step, Download):
         return ("url", "caption")
-    return ()
+    return step.columns if isinstance(step, Write) else ()

@@ -14,6 +14,7 @@ from curate.catalogue import SHARED_UIDS, LedgerCatalogue
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
+from curate.output_shard import write_shard
 from curate.phases import Run, download_content
 from curate.pools.pool import Pool
 from curate.records import Done
@@ -22,7 +23,7 @@ from curate.runner import Runner
 from curate.sample import make_uids
 from curate.step import fingerprint
 from curate.subsets import subset
-from curate.write import Cut, ShardResult, Write, plan_write, write_shard
+from curate.write import Cut, ShardResult, Write, plan_write
 from curate.write import finish as finish_writing
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from curate import storage
 
 PARTITION_BYTES = 512 << 20
+Make = Callable[[np.ndarray], np.ndarray]
+_BYTES_AT_ONCE = 32 << 20  # of large records, while they are written in the order of their readers
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,54 @@ class Exchange:
         storage.commit_array(f"{self._stem(writer)}.npy", records[order])
         storage.commit_array(f"{self._stem(writer)}.offsets.npy", offsets.astype(np.int64))
 
+    def write_made(
+        self, writer: int, dtype: np.dtype[Any], reader: np.ndarray, make: Make
+    ) -> None:
+        """As `write`, of records so large that no two copies of them are to be in memory.
+
+        Args:
+            writer: Who writes.
+            dtype: Of the records.
+            reader: [N] their readers.
+            make: Gives the records of some [M] of these N.
+        """
+        order = np.argsort(reader, kind="stable")
+        offsets = np.searchsorted(reader[order], np.arange(self.readers + 1))
+        step = max(1, _BYTES_AT_ONCE // dtype.itemsize)
+        header = {"descr": dtype.descr, "fortran_order": False, "shape": (len(order),)}
+        with storage.committing(f"{self._stem(writer)}.npy") as handle:
+            np.lib.format.write_array_header_2_0(handle, header)
+            for start in range(0, len(order), step):
+                handle.write(make(order[start : start + step]).tobytes())
+        storage.commit_array(f"{self._stem(writer)}.offsets.npy", offsets.astype(np.int64))
+
+    def written(self, writer: int) -> bool:
+        """Whether this writer has committed: a task that is repeated need not do so again."""
+        return storage.exists(f"{self._stem(writer)}.offsets.npy")
+
     def read(self, reader: int) -> np.ndarray:
         """All records for one reader, in order of writer."""
-        return np.concatenate(list(self.pieces(reader)))
+        slices = [self._slice(writer, reader) for writer in range(self.writers)]
+        pieces = self._pieces(slices)
+        first = next(pieces)
+        records = np.empty(sum(stop - start for start, stop in slices), dtype=first.dtype)
+        records[: len(first)] = first
+        filled = len(first)
+        for piece in pieces:
+            records[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return records
 
     def pieces(self, reader: int) -> Iterator[np.ndarray]:
         """The records for one reader, in order of writer, from one writer at a time."""
-        for writer in range(self.writers):
-            offsets = storage.read_array(f"{self._stem(writer)}.offsets.npy")
-            start, stop = int(offsets[reader]), int(offsets[reader + 1])
+        return self._pieces([self._slice(writer, reader) for writer in range(self.writers)])
+
+    def _slice(self, writer: int, reader: int) -> tuple[int, int]:
+        offsets = storage.read_rows(f"{self._stem(writer)}.offsets.npy", reader, reader + 2)
+        return int(offsets[0]), int(offsets[1])
+
+    def _pieces(self, slices: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+        for writer, (start, stop) in enumerate(slices):
             yield storage.read_rows(f"{self._stem(writer)}.npy", start, stop)
 
     def remove(self) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
@@ -12,10 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from curate import storage
-from curate.errors import InputChanged, StorageError
-from curate.sample import format_uids
-from curate.shards import bulk
-from curate.shards.shard import TarIndex, TarSample, load_index, read_samples
+from curate.errors import StorageError
 
 TAR_NAME = "{:08d}.tar"
 STATS_NAME = "{:08d}_stats.json"
@@ -33,6 +29,9 @@ class Write(BaseModel):
 
     name: str = "write"
     samples_per_shard: int = Field(10_000, ge=1, description="samples of one output shard")
+    columns: tuple[str, ...] = Field(
+        (), description="columns that are added to each sample's JSON, by their full names"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Kept:
     part: np.ndarray  # [K] integer, index into `tars`
     keys: Sequence[str]  # [K] the sample's key in its tar
     indexes: tuple[str, ...] = ()  # saved TarIndex of each tar, where there are any
+    added: Sequence[str] = ()  # [K] a JSON object each that is added to the sample's, or none
 
 
 class Catalogue(Protocol):
@@ -207,7 +207,7 @@ def count_copies(catalogue: Catalogue, shards: range) -> Counted:
 
 
 def _counts(kept: Kept) -> np.ndarray:
-    """[L, 4] rows that have a copy in each of L laps of each round: how many `_rows_of` gives."""
+    """[L, 4] rows that have a copy in each of L laps of each round: how many `rows_of` gives."""
     laps = -(-int(kept.copies.max(initial=0)) // _ROUNDS)
     counts = np.empty((laps, _ROUNDS), dtype=np.int64)
     for round_ in range(_ROUNDS):
@@ -218,129 +218,12 @@ def _counts(kept: Kept) -> np.ndarray:
     return counts
 
 
-def _rows_of(kept: Kept, lap: int, round_: int) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(kept: Kept, lap: int, round_: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows that have a copy in a lap of a round, and the numbers of these copies."""
     first = kept.first_copy.astype(np.int64)
     nth = _ROUNDS * lap + (round_ - first) % _ROUNDS  # [K] which of the row's copies that would be
     rows = np.flatnonzero(nth < kept.copies)
     return rows, (first + nth)[rows]
-
-
-def write_shard(cut: Cut, catalogue: Catalogue, folder: str) -> ShardResult:
-    """Write one output shard, then its stats as the proof; one that is there is left alone.
-
-    Raises:
-        InputChanged: a tar no longer holds a sample, or the selection is not the planned one.
-        DamagedTar: a tar of the pool cannot be understood.
-        StorageError: a file cannot be read or written.
-    """
-    tar = storage.join(folder, TAR_NAME.format(cut.number))
-    stats = storage.join(folder, STATS_NAME.format(cut.number))
-    written = _written(tar, stats, cut)
-    if written is not None:
-        return written
-    with storage.committing(tar) as handle:
-        size = bulk.write_members(handle, _members(cut, catalogue))
-    proof = {"successes": cut.samples, "bytes": size, "fingerprint": cut.fingerprint}
-    storage.commit_json(stats, proof)
-    return ShardResult(cut.number, cut.samples, size)
-
-
-def _written(tar: str, stats: str, cut: Cut) -> ShardResult | None:
-    if not storage.exists(stats):
-        return None
-    proof = storage.read_json(stats)
-    if proof.get("fingerprint") != cut.fingerprint or proof.get("successes") != cut.samples:
-        return None
-    if not storage.exists(tar) or storage.entry(tar).bytes != proof.get("bytes"):
-        return None
-    return ShardResult(cut.number, cut.samples, storage.entry(tar).bytes)
-
-
-def ordered(cut: Cut, catalogue: Catalogue) -> Iterator[tuple[Kept, np.ndarray, np.ndarray]]:
-    """What an output shard holds, in order: (an input shard's kept, its rows, their copy numbers).
-
-    Raises:
-        InputChanged: there are fewer samples than were counted.
-    """
-    skip, left = cut.skip, cut.samples
-    for place in zip(cut.rounds.tolist(), cut.laps.tolist(), cut.shards.tolist(), strict=True):
-        round_, lap, shard = place
-        kept = catalogue.kept(shard)
-        rows, numbers = (found[skip : skip + left] for found in _rows_of(kept, lap, round_))
-        skip, left = 0, left - len(rows)
-        yield kept, rows, numbers
-    if left:
-        raise InputChanged(
-            f"output shard {cut.number} lacks {left} of {cut.samples} samples: what is kept "
-            "changed while it was written; run the same command again"
-        )
-
-
-def _members(cut: Cut, catalogue: Catalogue) -> Iterator[tuple[str, memoryview]]:
-    """(name, body) of every member of an output shard."""
-    for kept, rows, numbers in ordered(cut, catalogue):
-        uids = format_uids(kept.uids[rows])
-        if _is_mapped(kept, rows):
-            keys = [kept.keys[row] for row in rows.tolist()]
-            copies = numbers.tolist()
-            for place, extension, body in bulk.members(load_index(kept.indexes[0]), keys):
-                yield f"{uids[place]}-{copies[place]}.{extension}", body
-            continue
-        for uid, j, sample in zip(uids, numbers.tolist(), _samples(kept, rows), strict=True):
-            for extension, body in sample.members.items():
-                yield f"{uid}-{j}.{extension}", body
-
-
-def _is_mapped(kept: Kept, rows: np.ndarray) -> bool:
-    """Whether some rows all lie in a shard's own tar, on this machine, at known places."""
-    local = bool(kept.indexes) and storage.is_local(kept.tars[0])
-    return local and not kept.part[rows].any()
-
-
-def _samples(kept: Kept, rows: np.ndarray) -> Iterator[TarSample]:
-    """The samples of some rows, in their order."""
-    parts, keys = kept.part[rows].tolist(), [kept.keys[row] for row in rows.tolist()]
-    wanted: dict[int, Counter[str]] = {}
-    for part, key in zip(parts, keys, strict=True):
-        wanted.setdefault(part, Counter())[key] += 1
-    pulls: dict[int, _Pull] = {}
-    for part, key in zip(parts, keys, strict=True):
-        if part not in pulls:
-            index = load_index(kept.indexes[part]) if kept.indexes else None
-            pulls[part] = _Pull(kept.tars[part], wanted[part], index)
-        yield pulls[part].take(key)
-        if not pulls[part].left:
-            pulls.pop(part).close()  # metadata may need more tars than files may be open
-
-
-class _Pull:
-    """Samples of one tar in another order than the tar's: those met too early are held."""
-
-    def __init__(self, tar: str, wanted: Counter[str], index: TarIndex | None) -> None:
-        self.left = wanted.total()
-        self._tar = tar
-        self._samples = read_samples(tar, set(wanted), index=index)
-        self._wanted = wanted
-        self._held: dict[str, TarSample] = {}
-
-    def close(self) -> None:
-        """Let go of the tar."""
-        self._samples.close()
-
-    def take(self, key: str) -> TarSample:
-        """The sample of that key, which rows that share a uid may share."""
-        while key not in self._held:
-            sample = next(self._samples, None)
-            if sample is None:
-                raise InputChanged(
-                    f"{self._tar} has no sample {key!r} any more: put the file back as it was, or "
-                    "start from the changed one in another work folder"
-                )
-            self._held[sample.key] = sample
-        self.left -= 1
-        self._wanted[key] -= 1
-        return self._held[key] if self._wanted[key] else self._held.pop(key)
 
 
 def finish(plan: WritePlan, results: Iterable[ShardResult], folder: str) -> None:

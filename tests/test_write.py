@@ -1,5 +1,6 @@
 """Shards of a selection: each copy once, the same bytes whoever writes them, readable by others."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_pool
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +20,11 @@ from object_store import object_store
 from pydantic import ValidationError
 
 from curate import storage
-from curate.errors import InputChanged, StorageError
+from curate.errors import InputChanged, InvalidPipeline, StorageError
+from curate.output_shard import _with_columns, ordered, write_shard
 from curate.sample import make_uids
 from curate.shards import shard
-from curate.write import Kept, ShardResult, Write, finish, ordered, plan_write, write_shard
+from curate.write import Kept, ShardResult, Write, finish, plan_write
 
 
 @dataclass(frozen=True)
@@ -373,3 +376,41 @@ def test_an_upload_that_fails_leaves_nothing(bucket):
     with pytest.raises(InputChanged, match=r"00000\.tar has no sample 'nowhere'"):
         write_all(Selection((missing, *remote.by_shard[1:])), f"{bucket}/nothing")
     assert storage.names(f"{bucket}/nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"uid": "a",  "x": 1 }\n', b'{"uid": "a",  "x": 1, "fine.nearest":[1,2]}'),
+        (b"{}", b'{"fine.nearest":[1,2]}'),
+        (None, b'{"fine.nearest":[1,2]}'),
+        (b"[1]", b'{"fine.nearest":[1,2]}'),
+        (b"\xff broken", b'{"fine.nearest":[1,2]}'),
+    ],
+)
+def test_columns_are_added_to_the_json_as_it_was(body, found):
+    given = memoryview(body) if body is not None else None
+    assert bytes(_with_columns(given, '{"fine.nearest":[1,2]}')) == found
+
+
+def test_a_run_adds_columns_to_the_json_of_what_it_writes(tmp_path):
+    folder = tiny_pool.write_shards(tmp_path / "in", tiny_pool.draw(30), 3)
+    steps = (
+        {"caption": {"min_words": 2}},
+        {"image_file": {}},
+        {"write": {"samples_per_shard": 50, "columns": ["image_file.sha256", "score"]}},
+    )
+    pool = tiny_pool.tar_pool(folder)
+    pipe = tiny_pool.Pipeline(tmp_path, pool, steps)
+    assert pipe.run().exit_code == 0
+    seen = 0
+    for tar in sorted((pipe.work / "shards").glob("*.tar")):
+        for sample in shard.read_samples(str(tar)):
+            said = json.loads(bytes(sample.members["json"]))
+            picture = next(b for e, b in sample.members.items() if e in ("jpg", "jpeg", "png"))
+            assert said.pop("image_file.sha256") == hashlib.sha256(picture).hexdigest()
+            seen += 1
+    assert seen > 10
+    there = replace(pipe, steps=(*steps[:2], {"write": {"columns": ["image_file.nothing"]}}))
+    with pytest.raises(InvalidPipeline, match=r"nobody produces .image_file\.nothing."):
+        there.run()

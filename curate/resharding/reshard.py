@@ -15,13 +15,14 @@ import numpy as np
 
 from curate import lease, storage
 from curate.errors import BudgetExceeded, ConfigError
+from curate.output_shard import write_shard
 from curate.resharding import allotment, boxes, membership, reshard_files
 from curate.resharding.blur import Blur
 from curate.resharding.finding import SAMPLE_IDS, Found, Search
 from curate.step import Recipe, fingerprint
 from curate.subsets import subset
 from curate.subsets.sorted_files import write_header
-from curate.write import Cut, ShardResult, Write, plan_write, write_shard
+from curate.write import Cut, ShardResult, Write, plan_write
 from curate.write import finish as finish_writing
 
 _LOG = logging.getLogger(__name__)

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from curate.output_shard import write_shard
 from curate.sample import make_uids
 from curate.shards import shard
-from curate.write import Kept, Write, plan_write, write_shard
+from curate.write import Kept, Write, plan_write
 
 MEMBERS, SHARE, ROUNDS = 10_000, 0.3, 9
 
