@@ -40,7 +40,6 @@ from curate.sample import INTERNAL
 from curate.step import recipe_of
 from curate.write import Write
 from filters import Filter, RowFilter, Unbound, structured
-from filters._pairs import PairFilter
 
 ALL_FILES = 64  # so many metadata files have the arrays beside all of them looked at
 
@@ -71,7 +70,9 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
     registries: list[Registry] = [dict(columns)]
     for step in config.steps:
         _check_place(check, step, steps)
-        steps.append(_bound(check, step, registries[-1]))
+        bound = _bound(check, step, registries[-1])
+        _check_before(check, bound, registries[-1], steps)
+        steps.append(bound)
         registries.append({**registries[-1], **columns_given(step)})
     _check_names(check)
     for owner in foreign_owners():
@@ -213,7 +214,6 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
             check.add(step.name, message)
     _check_whole_pool(check, bound, registry)
     _check_types(check, bound, registry)
-    _check_pairs(check, bound)
     for name in bound.columns if isinstance(bound, Write) else ():
         if name in registry and registry[name].dtype == metadata.ARRAY:
             message = f"columns: {name} is an array of many numbers, and JSON is no place for it"
@@ -221,12 +221,18 @@ def _bound(check: _Check, step: Step, registry: Registry) -> Step:
     return bound
 
 
-def _check_pairs(check: _Check, bound: Step) -> None:
-    """What a filter over pairs asks must be among what their step looks for."""
-    if isinstance(bound, PairFilter):
-        finders = [step for step in check.loaded.config.steps if step.name == bound.of]
-        for problem in bound.refusals(finders[0].model_dump()) if finders else []:
-            check.add(bound.name, problem)
+def _check_before(check: _Check, bound: Step, registry: Registry, before: Sequence[Step]) -> None:
+    """What a filter or a feature asks must be what the steps before it look for, or make."""
+    problems: list[str] = []
+    if isinstance(bound, Feature):
+        steps = {step.name: step for step in before if isinstance(step, Feature)}
+        own = {name: registry[name].store for name in bound.needs() if name in registry}
+        problems = bound.refusals({n: steps[owner] for n, owner in own.items() if owner in steps})
+    fields = {step.name: step.model_dump() for step in before}
+    for child in bound.steps if isinstance(bound, AnyOf) else (bound,):
+        problems += child.refusals(fields) if isinstance(child, Filter) else []
+    for problem in problems:
+        check.add(bound.name, problem)
 
 
 def _bind(step: Step, registry: Registry) -> Step:

@@ -16,7 +16,7 @@ from curate.columns import Span
 from curate.compiled import Compiled, Phase, is_scorer, pool_children
 from curate.decide import States
 from curate.downloads.download import Download
-from curate.errors import BudgetExceeded
+from curate.errors import BudgetExceeded, ConfigError
 from curate.features import FittedFeature
 from curate.fitted import content
 from curate.groups import grouping, learnt
@@ -27,7 +27,7 @@ from curate.records import Recorder
 from curate.runner import Runner, fold
 from curate.shuffle import MEMBER, Exchange
 from curate.step import fingerprint
-from filters import Counts, GroupFilter, PoolFilter, State
+from filters import Counts, GroupFilter, PoolFilter, State, Unbound
 from filters._quota import QuotaFilter
 
 
@@ -209,9 +209,12 @@ def _grouped(run: Run, index: int, step: GroupFilter, state: State) -> pl.DataFr
 def _quotas(run: Run, index: int, step: QuotaFilter) -> State:
     """What a quota filter learns from all survivors."""
     work = partial(decide.summarize_groups, run.plan, run.before, index)
-    summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
-    counts = Counts(run.states["pool"]["rows"], run.survivors())
-    return step.fit(summary, counts, learnt(run.plan, step))
+    try:
+        summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
+        counts = Counts(run.states["pool"]["rows"], run.survivors())
+        return step.fit(summary, counts, learnt(run.plan, step))
+    except Unbound as error:  # the columns are there, and their values are of something else
+        raise ConfigError(f"{step.name}: {error}") from None
 
 
 def _check_budgets(run: Run, indices: Sequence[int]) -> None:

@@ -119,6 +119,10 @@ class Filter(BaseModel):
         """What is wrong given that another filter stands before this one."""
         return []
 
+    def refusals(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """What is wrong, once bound, given {step name: its fields} of the steps before this one."""
+        return []
+
     def needs(self) -> tuple[str, ...]:
         """The columns it reads, once bound."""
         raise NotImplementedError  # the contract: every filter says so itself

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -48,10 +47,6 @@ class PairFilter(GroupFilter):
     def finds(self, step: str, available: Available) -> bool:
         """Whether the columns of a step are those of the feature that finds such pairs."""
         raise NotImplementedError  # the contract: every pair filter says so itself
-
-    def refusals(self, finder: Mapping[str, Any]) -> list[str]:
-        """What is wrong given the fields of the step that found the pairs."""
-        return []
 
     def needs(self) -> tuple[str, ...]:
         own = (f"{self.of}.{field}" for field in ("part", "count", "nearest"))

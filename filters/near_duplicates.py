@@ -29,11 +29,12 @@ class NearDuplicates(PairFilter):
     def finds(self, step: str, available: Available) -> bool:
         return f"{step}.floor" not in available
 
-    def refusals(self, finder: Mapping[str, Any]) -> list[str]:
-        if self.distance <= finder["radius"]:
+    def refusals(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        radius = before.get(str(self.of), {}).get("radius", 64)
+        if self.distance <= radius:
             return []
         return [
-            f"distance {self.distance} is above the radius {finder['radius']} of {self.of}: pairs "
+            f"distance {self.distance} is above the radius {radius} of {self.of}: pairs "
             "farther apart are not looked for; lower `distance`, or raise that step's `radius`"
         ]
 

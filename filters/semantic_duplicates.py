@@ -61,11 +61,12 @@ class SemanticDuplicates(PairFilter):
     def finds(self, step: str, available: Available) -> bool:
         return f"{step}.floor" in available
 
-    def refusals(self, finder: Mapping[str, Any]) -> list[str]:
-        if self.threshold >= finder["floor"]:
+    def refusals(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        floor = before.get(str(self.of), {}).get("floor", 0.0)
+        if self.threshold >= floor:
             return []
         return [
-            f"threshold {self.threshold} is below the floor {finder['floor']} of {self.of}: pairs "
+            f"threshold {self.threshold} is below the floor {floor} of {self.of}: pairs "
             "below it are not looked for; raise `threshold`, or lower that step's `floor`"
         ]
 

@@ -234,13 +234,18 @@ def test_a_distance_counts_downwards():
 
 
 def test_what_a_step_does_not_look_for_cannot_be_asked():
-    low = SemanticDuplicates(name="s", threshold=0.8, of="pairs").refusals({"floor": 0.9})
+    low = SemanticDuplicates(name="s", threshold=0.8, of="pairs").refusals(
+        {"pairs": {"floor": 0.9}}
+    )
     assert low == [
         "threshold 0.8 is below the floor 0.9 of pairs: pairs below it are not looked for; raise "
         "`threshold`, or lower that step's `floor`"
     ]
-    assert SemanticDuplicates(name="s", threshold=0.9).refusals({"floor": 0.9}) == []
-    far = NearDuplicates(name="n", distance=8, of="pairs").refusals({"radius": 6})
+    assert (
+        SemanticDuplicates(name="s", threshold=0.9, of="pairs").refusals({"pairs": {"floor": 0.9}})
+        == []
+    )
+    far = NearDuplicates(name="n", distance=8, of="pairs").refusals({"pairs": {"radius": 6}})
     assert far == [
         "distance 8 is above the radius 6 of pairs: pairs farther apart are not looked for; lower "
         "`distance`, or raise that step's `radius`"

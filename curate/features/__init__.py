@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -125,6 +125,10 @@ class Feature(BaseModel):
 
     def problems(self) -> list[str]:
         """What its types cannot say: models or files that do not exist."""
+        return []
+
+    def refusals(self, makers: Mapping[str, Feature]) -> list[str]:
+        """What is wrong given {column it needs: the step that makes it}; the pool's have none."""
         return []
 
     def recipe(self) -> dict[str, Any]:
