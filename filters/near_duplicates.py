@@ -42,4 +42,5 @@ class NearDuplicates(PairFilter):
         return np.asarray(values <= self.distance)
 
     def shows(self, state: State) -> Shown:
-        return Shown((f"{self.of}.nearest",), {self.reason(): float(self.distance)})
+        nearest = (f"{self.of}.nearest",)
+        return Shown(nearest, {self.reason(): float(self.distance)}, nearest)

@@ -100,4 +100,5 @@ class SemanticDuplicates(PairFilter):
         return against_all(count, better, worse)
 
     def shows(self, state: State) -> Shown:
-        return Shown((f"{self.of}.nearest",), {self.reason(): self.threshold})
+        nearest = (f"{self.of}.nearest",)
+        return Shown(nearest, {self.reason(): self.threshold}, nearest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from operator import add
 from typing import Any
@@ -128,7 +129,8 @@ def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
         if isinstance(step, Feature):
             entry["errors"] = errors[step.name]
         if isinstance(step, FittedFeature):
-            entry["fitted"] = {"on": step.fit_on, **fit_record(facts.plan.work, step.name)}
+            record = fit_record(facts.plan.work, step.name)
+            entry["fitted"] = {"on": step.fit_on, **record, "tables": _tables(record["notes"])}
         found.append(entry)
         entered = entry["kept"]
     assert entered == _rows(_still_in(facts)), "a step that the pipeline lacks removed samples"
@@ -170,6 +172,16 @@ def _filter(facts: Facts, look: Look) -> dict[str, Any]:
         "columns": list(look.shown.columns),
         "thresholds": {reason: plain(value) for reason, value in look.shown.thresholds.items()},
         "learnt": small,
+        "tables": _tables(learnt),
+    }
+
+
+def _tables(said: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Those of some notes that are lists of objects: a few words and numbers each."""
+    return {
+        name: [{key: plain(one) for key, one in row.items()} for row in rows]
+        for name, rows in said.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
     }
 
 
