@@ -177,7 +177,8 @@ def load_array(work: str, column: Column, span: Span) -> np.ndarray:
     if column.store == "pool":
         pieces = shard_table.pieces(work, span.block, span.start, span.stop)
         assert sum(piece.rows for piece in pieces) == len(span), (column, span)
-        return np.concatenate([metadata.read_array(piece, column.field) for piece in pieces])
+        found_in = [metadata.read_array(piece, column.field) for piece in pieces]
+        return found_in[0] if len(found_in) == 1 else np.concatenate(found_in)
     table = shard_table.shards(*shard_table.table_version(work)).filter(
         (pl.col("block") == span.block)
         & (pl.col("offset") < span.stop)

@@ -175,6 +175,8 @@ def fitted_on(fitting: Fitting, seen: str) -> str:
         seen: Changes with those samples.
     """
     plan = fitting.plan
+    if fitting.feature.from_files:
+        seen = ""  # whoever they are, the same is learnt
     made = [[plan.recipes[maker], plan.lost.get(maker, {})] for maker in _makers(fitting)]
     return fingerprint([plan.config.seed, plan.recipes[fitting.feature.name], seen, made])
 

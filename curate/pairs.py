@@ -26,6 +26,8 @@ TWIN = np.dtype([("member", "<u8"), ("of", "<u8")])  # addresses; `of` is no mem
 VERTEX = np.dtype([("address", "<u8"), ("part", "<u8")])  # part: the smallest address in it
 MEMBER = np.dtype([("address", "<u8"), ("part", "<u8"), ("count", "<u4"), ("nearest", "<f4")])
 
+COUNTS = ("pairs", "twins", "parts", "largest_part", "samples_with_neighbours")
+
 Better = Literal["highest", "lowest"]  # which value of a pair is the nearer: similarity, distance
 
 
@@ -63,6 +65,9 @@ def settle(rows: Rows, folder: str, tasks: int, better: Better) -> dict[str, int
     Returns:
         Counts: `pairs`, `twins`, `parts`, `largest_part`, `samples_with_neighbours`.
     """
+    settled = storage.join(folder, "pairs.json")
+    if storage.exists(settled):  # by a search that was stopped right after
+        return {name: made for name, made in storage.read_json(settled).items() if name in COUNTS}
     forests = list(rows.each(partial(_forest, folder), range(tasks)))
     vertices = _parts(np.concatenate([np.empty(0, VERTEX), *forests]))
     storage.commit_array(storage.join(folder, "found", "parts.npy"), vertices)
@@ -80,7 +85,6 @@ def settle(rows: Rows, folder: str, tasks: int, better: Better) -> dict[str, int
         totals = [total + more for total, more in zip(totals, found, strict=True)]
     for _ in rows.each(partial(_members, folder, back), range(blocks)):
         pass
-    storage.remove(storage.join(folder, "found"))
     labels, counts = np.unique(vertices["part"], return_counts=True)
     made = {
         "pairs": totals[0],
@@ -89,7 +93,8 @@ def settle(rows: Rows, folder: str, tasks: int, better: Better) -> dict[str, int
         "largest_part": int(counts.max()) if len(counts) else 0,
         "samples_with_neighbours": len(vertices),
     }
-    storage.commit_json(storage.join(folder, "pairs.json"), {**made, "partitions": readers})
+    storage.commit_json(settled, {**made, "partitions": readers})
+    storage.remove(storage.join(folder, "found"))
     return made
 
 

@@ -128,6 +128,7 @@ def _fits(plan: Compiled, pool: Pool) -> dict[str, str]:
         if isinstance(step, FittedFeature):
             on_pool = step.fit_on == "pool"
             why = grown if on_pool else changed
+            why = "" if step.from_files else why
             fitting = Fitting(plan, index, "")
             wanted = "" if why else fitted_on(fitting, seen_by(run, fitting))
             found[step.name] = _fit_state(fitting, wanted, why or _others(step))

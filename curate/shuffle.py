@@ -15,8 +15,9 @@ import numpy as np
 from curate import storage
 
 PARTITION_BYTES = 512 << 20
-Make = Callable[[np.ndarray], np.ndarray]
 _BYTES_AT_ONCE = 32 << 20  # of large records, while they are written in the order of their readers
+
+Make = Callable[[np.ndarray], np.ndarray]  # of [M] places: [M] records
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ class Exchange:
         storage.commit_array(f"{self._stem(writer)}.npy", records[order])
         storage.commit_array(f"{self._stem(writer)}.offsets.npy", offsets.astype(np.int64))
 
-    def write_made(
-        self, writer: int, dtype: np.dtype[Any], reader: np.ndarray, make: Make
-    ) -> None:
+    def write_made(self, writer: int, dtype: np.dtype[Any], reader: np.ndarray, make: Make) -> None:
         """As `write`, of records so large that no two copies of them are to be in memory.
 
         Args:
@@ -55,7 +54,7 @@ class Exchange:
         with storage.committing(f"{self._stem(writer)}.npy") as handle:
             np.lib.format.write_array_header_2_0(handle, header)
             for start in range(0, len(order), step):
-                handle.write(make(order[start : start + step]).tobytes())
+                handle.write(make(order[start : start + step]).view(np.uint8).data)
         storage.commit_array(f"{self._stem(writer)}.offsets.npy", offsets.astype(np.int64))
 
     def written(self, writer: int) -> bool:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from embedding_pool import unit
+from embedding_pool import Embedded, embed, unit
 from test_pictures import metadata_of, samples_of, write_tars
-from tiny_pool import draw, ledger_of, write_shards
+from tiny_pool import Pipeline, draw, ledger_of, write_shards
 from tiny_timm import write_weights
 
 from curate.pipeline import Options, Outcome, run
@@ -53,7 +53,7 @@ def retrieval(tmp_path):
 
 def column(work: Path, step: str, *names: str) -> pl.DataFrame:
     files = sorted((work / "features" / step).glob("block-*.parquet"))
-    return pl.concat(pl.read_parquet(file) for file in files).select("row", *names).sort("row")
+    return pl.concat(pl.read_parquet(file, columns=["row", *names]).sort("row") for file in files)
 
 
 def test_semdedup_is_its_published_rule(retrieval):
@@ -86,6 +86,34 @@ def test_another_epsilon_takes_nothing_new(retrieval):
     wider = run_recipe("semdedup.yaml", *own, "steps.semantic_duplicates.threshold=0.9")
     assert wider.report["totals"]["kept"] < first
     assert [seal.stat().st_mtime_ns for seal in seals] == before
+
+
+def test_a_hierarchy_of_clusters_is_balanced_from_the_top(tmp_path):
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(3, WIDTH)) * 4
+    sizes = (700, 150, 50)
+    rows = [c + rng.normal(size=(n, WIDTH)) for c, n in zip(centres, sizes, strict=True)]
+    pool = embed(sum(sizes), WIDTH)
+    pool = Embedded(pool.frame, unit(np.concatenate(rows)), pool.text)[rng.permutation(sum(sizes))]
+    steps = (
+        {"clusters": {"name": "fine", "of": "l14_img", "count": 24, "levels": [3]}},
+        {"cluster_balance": {"clusters": "fine", "keep_count": 200}},
+    )
+    pipe = Pipeline(tmp_path, pool.write(tmp_path / "in", 2), steps)
+    assert pipe.run().exit_code == 0
+    found = column(pipe.work, "fine", "cluster", "level2")
+    fate = ledger_of(pipe.work).sort("shard", "row")["fate"]
+    kept = found.with_columns(kept=fate == "kept").group_by("level2").agg(pl.col("kept").sum())
+    whole = found.group_by("level2").len().sort("len")["len"].to_list()
+    assert sum(whole) == 900
+    room = 200
+    expected = []
+    for place, size in enumerate(whole):  # smallest first: each gets its share of what is left
+        share = min(size, room // (len(whole) - place))
+        expected.append(share)
+        room -= share
+    assert sorted(kept["kept"].to_list()) == pytest.approx(sorted(expected), abs=1)
+    assert kept["kept"].sum() == 200
 
 
 def steps_of(outcome: Outcome) -> dict[str, dict]:
