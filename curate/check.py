@@ -70,6 +70,8 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
     registries: list[Registry] = [dict(columns)]
     for step in config.steps:
         _check_place(check, step, steps)
+        if isinstance(step, Feature):
+            step = step.made_by(_makers(step, registries[-1], steps))
         bound = _bound(check, step, registries[-1])
         _check_before(check, bound, registries[-1], steps)
         steps.append(bound)
@@ -79,7 +81,12 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
         check.add("", owner)
     if check.problems:
         raise InvalidPipeline(loaded.file, check.problems)
-    recipes = {step.name: recipe_of(step, loaded.plugin_sources) for step in config.steps}
+    # A filter's recipe is what was written; a feature's is what its columns are made from.
+    made = [
+        step if isinstance(step, Feature) else own
+        for own, step in zip(config.steps, steps, strict=True)
+    ]
+    recipes = {step.name: recipe_of(step, loaded.plugin_sources) for step in made}
     return Compiled(
         config, config.work, tuple(steps), tuple(registries), loaded.plugin_sources, recipes, {}
     )
@@ -225,14 +232,19 @@ def _check_before(check: _Check, bound: Step, registry: Registry, before: Sequen
     """What a filter or a feature asks must be what the steps before it look for, or make."""
     problems: list[str] = []
     if isinstance(bound, Feature):
-        steps = {step.name: step for step in before if isinstance(step, Feature)}
-        own = {name: registry[name].store for name in bound.needs() if name in registry}
-        problems = bound.refusals({n: steps[owner] for n, owner in own.items() if owner in steps})
+        problems = bound.refusals(_makers(bound, registry, before))
     fields = {step.name: step.model_dump() for step in before}
     for child in bound.steps if isinstance(bound, AnyOf) else (bound,):
         problems += child.refusals(fields) if isinstance(child, Filter) else []
     for problem in problems:
         check.add(bound.name, problem)
+
+
+def _makers(feature: Feature, registry: Registry, before: Sequence[Step]) -> dict[str, Feature]:
+    """{column: the step that makes it} of those columns of a feature that steps make."""
+    steps = {step.name: step for step in before if isinstance(step, Feature)}
+    own = {name: registry[name].store for name in feature.needs() if name in registry}
+    return {name: steps[owner] for name, owner in own.items() if owner in steps}
 
 
 def _bind(step: Step, registry: Registry) -> Step:

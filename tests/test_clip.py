@@ -224,10 +224,10 @@ def test_out_of_memory_halves_the_slice_for_good(tiny, scorer):
     tight = tiny.open("cpu")
     tight._model.visual.register_forward_pre_hook(refuse_more_than(9))
     got = score(tight, bodies, frame)
-    assert tight.slice == 8  # of 32
+    assert tight.passes.slice == 8  # of 32
     np.testing.assert_allclose(got.scalars["similarity"], expected.scalars["similarity"], atol=1e-6)
     score(tight, bodies, frame)
-    assert tight.slice == 8
+    assert tight.passes.slice == 8
 
 
 def test_out_of_memory_for_one_sample_is_an_error(tiny):

@@ -15,8 +15,10 @@ import pytest
 import real_pictures
 import tiny_datacomp as tiny
 import torch
+from embedding_pool import embed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_pool import Pipeline
 
 from curate.errors import ConfigError
 from curate.features import _nearest
@@ -397,3 +399,98 @@ def test_files_that_are_not_there_are_named(files):
         "targets: the list of files is empty"
         in ImageClusters(centroids=str(files / "centroids.npy"), targets=[]).problems()
     )
+
+
+# image_clusters of any pool and model
+
+
+def wanted_by(targets, centroids):
+    return set(np.argmax(targets.astype(np.float64) @ centroids.astype(np.float64).T, axis=1))
+
+
+@pytest.mark.parametrize("layout", ["folder", "pattern", "npz", "step"])
+def test_targets_come_from_folders_of_others(tmp_path, files, layout):
+    targets = np.concatenate([tiny.targets(number) for number in range(2)]).astype(np.float16)
+    pieces = np.array_split(targets, 3)
+    made = tmp_path / "made"
+    for number, piece in enumerate(pieces):
+        shard = made / f"{number:03d}" / f"{number:05d}-abc"
+        shard.parent.mkdir(parents=True)
+        if layout in ("folder", "pattern"):  # as clip-retrieval: img_emb/img_emb_0.npy
+            np.save(made / f"img_emb_{number}.npy", piece)
+        elif layout == "npz":  # as DataComp: one beside each metadata file
+            np.savez(made / f"{number:08d}.npz", l14_img=piece, b32_img=piece[:, :3])
+        else:  # as a step of ours leaves them, samples without an embedding among them
+            holes = np.insert(piece, 1, np.nan, axis=0)
+            np.save(f"{shard}.rows.npy", np.arange(len(holes), dtype=np.uint32))
+            np.save(f"{shard}.image.npy", holes)
+            np.save(f"{shard}.text.npy", -holes)
+    where = {"pattern": made / "img_*.npy", "npz": made / "*.npz"}.get(layout, made)
+    column = {"key": "image"} if layout == "step" else {}
+    feature = ImageClusters(centroids=str(files / "centroids.npy"), targets=str(where), **column)
+    assert feature.problems() == []
+    found = scored(feature, l14_img=column_of(tiny.centroids()))
+    wanted = wanted_by(targets, tiny.centroids())
+    told = [number in wanted for number in found.scalars["cluster"]]
+    assert found.scalars["in_targets"].to_list() == told
+    assert {True, False} == set(told)
+    (identity,) = feature.recipe()["targets"]
+    assert identity["files"] == 3
+    assert str(tmp_path) not in str(feature.recipe())
+    before = feature.recipe()
+    changed = made / "img_emb_0.npy"
+    if changed.exists():
+        np.save(changed, np.zeros((2, 24), dtype=np.float16))
+        assert feature.recipe() != before
+
+
+def test_centroids_come_from_a_clusters_step_of_another_run(tmp_path):
+    pool = embed(400, 24, seed=3).write(tmp_path / "pool", files=2)
+    steps = [{"clusters": {"name": "fine", "of": "l14_img", "count": 7}}]
+    first = Pipeline(tmp_path / "a", pool, steps)
+    first.run()
+    folder = first.work / "features" / "fine"
+    centroids = np.load(folder / "artefact" / "centroids.npy")
+    assert len(centroids) == 7
+    (tmp_path / "targets").mkdir()
+    targets = embed(3, 24, seed=9).image
+    np.save(tmp_path / "targets" / "a.npy", targets)
+    fields = {"targets": str(tmp_path / "targets")}
+    for place in (folder, folder / "artefact", folder / "artefact" / "centroids.npy"):
+        feature = ImageClusters(centroids=str(place), **fields)
+        assert feature.problems() == []
+        image = embed(400, 24, seed=3).image
+        found = scored(feature, l14_img=column_of(image))
+        number = np.argmax(image.astype(np.float32) @ centroids.T, axis=1)
+        assert found.scalars["cluster"].to_list() == number.tolist()
+        assert set(number[found.scalars["in_targets"].to_numpy()]) <= wanted_by(targets, centroids)
+        assert feature.recipe()["centroids"]["file"] == "centroids.npy"
+    second = Pipeline(tmp_path / "b", pool, [
+        {"image_clusters": {"centroids": str(folder), **fields}},
+        {"where": "image_clusters.in_targets"},
+    ])  # fmt: skip
+    second.run()
+    assert len(np.load(second.work / "subset.npy")) == found.scalars["in_targets"].sum()
+
+
+def test_folders_that_hold_no_targets_are_named(tmp_path, files):
+    def said(**fields):
+        own = {"centroids": str(files / "centroids.npy"), "targets": str(tmp_path / "none")}
+        return ImageClusters(**{**own, **fields}).problems()
+
+    (tmp_path / "none").mkdir()
+    assert said() == [f"targets: no file of .npy, .pt, .pth, .npz is {tmp_path / 'none'}"]
+    assert said(targets=str(tmp_path / "no*.npy"))[0].startswith("targets: no file of .npy")
+    assert said(centroids=str(tmp_path / "none"))[0].startswith("centroids: ")
+    (tmp_path / "step").mkdir()
+    for name in ("rows", "image", "text"):
+        np.save(tmp_path / "step" / f"00000-a.{name}.npy", np.zeros(2, dtype=np.uint32))
+    assert said(targets=str(tmp_path / "step")) == [
+        f"targets: {tmp_path / 'step'} has no arrays called 'l14_img', only image, text: name one "
+        "of these with `key:`"
+    ]
+    np.savez(tmp_path / "a.npz", image=tiny.targets(0))
+    with pytest.raises(ConfigError, match=r"a\.npz has no 'l14_img', only image: name one with"):
+        ImageClusters(centroids=str(files / "centroids.npy"), targets=str(tmp_path / "a.npz")).open(
+            "cpu"
+        )

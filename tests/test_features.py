@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tiny_datacomp
+import tiny_timm
 from PIL import Image
 from tiny_clip import encoded, many, picture, write_folder
 
@@ -46,6 +47,7 @@ def assets(tmp_path_factory):
     np.save(folder / "centroids.npy", tiny_datacomp.centroids())
     np.save(folder / "targets.npy", tiny_datacomp.targets(0))
     pl.DataFrame({"uid": ["0" * 32], "score": [1.0]}).write_parquet(folder / "scores.parquet")
+    tiny_timm.write_weights(folder / "timm.safetensors")
     return folder
 
 
@@ -59,7 +61,11 @@ def made(assets):
         "image_clusters": files,
         "mix": {"of": {"clip.similarity": 1.0}},
         "norm_sim": {"targets": files["targets"], "of": "l14_img"},
+        "image_model": {**tiny_timm.SQUASHED, "weights": str(assets / "timm.safetensors"), "batch": 8},
+        "references": {"files": files["targets"], "of": "l14_img", "with_clip": True},
+        "classes": {"prototypes": files["centroids"], "of": "l14_img"},
         "columns": {"from": str(assets / "scores.parquet"), "take": ["score"]},
+        "clusters": {"count": 8},
     }
 
 

@@ -32,6 +32,23 @@ def test_every_record_arrives_once_and_in_order(tmp_path_factory, sent, readers)
     exchange.remove()
 
 
+def test_records_made_some_at_a_time_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("curate.shuffle._BYTES_AT_ONCE", 100)
+    rng = np.random.default_rng(0)
+    records = np.zeros(300, dtype=[("id", "<u8"), ("vector", "<f2", (9,))])
+    records["id"], records["vector"] = np.arange(300), rng.normal(size=(300, 9))
+    to, made = rng.integers(0, 4, 300), Exchange(str(tmp_path / "made"), 1, 5)
+    whole, sizes = Exchange(str(tmp_path / "whole"), 1, 5), []
+    assert not made.written(0)
+    made.write_made(0, records.dtype, to, lambda rows: sizes.append(len(rows)) or records[rows])
+    whole.write(0, records, to)
+    assert made.written(0)
+    assert max(sizes) * records.itemsize <= 100
+    for reader in range(5):
+        assert made.read(reader).tobytes() == whole.read(reader).tobytes()
+        assert made.read(reader).dtype == records.dtype
+
+
 def test_a_writer_that_is_repeated_changes_nothing(tmp_path):
     exchange = Exchange(str(tmp_path), 1, 2)
     records = np.array([(1, 0), (2, 1), (3, 0)], dtype=RECORD)

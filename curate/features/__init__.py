@@ -127,6 +127,10 @@ class Feature(BaseModel):
         """What its types cannot say: models or files that do not exist."""
         return []
 
+    def made_by(self, makers: Mapping[str, Feature]) -> Feature:
+        """The feature with what it left out, given {column it needs: the step that makes it}."""
+        return self
+
     def refusals(self, makers: Mapping[str, Feature]) -> list[str]:
         """What is wrong given {column it needs: the step that makes it}; the pool's have none."""
         return []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from torchvision.transforms import Compose, Normalize
 
 from curate.errors import ConfigError
 from curate.features import Columns, Picture, Unscorable
+from curate.features._passes import Passes
 from curate.features.clip import MAX_CHARACTERS, Clip
 
 if TYPE_CHECKING:
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 
     from curate.features._open_clip import Source
 
-log = logging.getLogger(__name__)
-
-# On a CPU each thread takes this many samples, however many threads there are.
-CPU_SLICE = 32
 MAX_RESIZED_PIXELS = 1 << 24  # 50 MB: `shortest` enlarges the long side of a narrow picture too
 MAX_CACHED_WORDS = 500_000  # open_clip's tokenizer keeps every word it ever met, 150 bytes each
 
@@ -40,19 +35,12 @@ UNREADABLE = (
 
 
 class ClipScorer:
-    """One model on one device.
-
-    Every forward pass has the same shape (the last one is padded), so that a sample's numbers do
-    not depend on how many others there are. On a CPU each pass runs in one thread, several at a
-    time: torch's own threads change the last bits with their number, and wait for each other where
-    other threads (that decode, say) need the cores.
-    """
+    """One model on one device."""
 
     def __init__(self, source: Source, recipe: Clip, device: str) -> None:
         self.batch = recipe.batch
-        self.device = _device(device)
-        # Samples in one forward pass; halved, for good, when the GPU's memory does not suffice.
-        self.slice = recipe.batch if self.device.type == "cuda" else min(CPU_SLICE, recipe.batch)
+        self.passes = Passes(device, recipe.batch)
+        self.device = self.passes.device
         self._model, preprocess = _load(source, recipe.precision, self.device)
         self._size = _pair(self._model.visual.preprocess_cfg["size"])
         self._dtype = open_clip.get_input_dtype(recipe.precision) or torch.float32
@@ -63,7 +51,6 @@ class ClipScorer:
         self._mean = torch.tensor(source.pictures["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(source.pictures["std"], device=self.device).view(1, 3, 1, 1)
         self._tokenizer = _load_tokenizer(source)
-        self._threads = _threads_for(self.device)
 
     def prepare(self, picture: Picture) -> np.ndarray:
         """[H, W, 3] uint8: the pixels of open_clip's own preprocessing, before normalisation.
@@ -79,11 +66,10 @@ class ClipScorer:
     def score(self, prepared: Sequence[np.ndarray], frame: pl.DataFrame) -> Columns:
         """Similarity, and both embeddings, of N samples; N may be 0."""
         captions = frame["caption"].to_list()
-        on_device = self._in_slices(self._encode_images, self._pixels(prepared))
+        on_device = self.passes.run(self._encode_images, self._pixels(prepared))
         # Captions are read on the CPU while a GPU is still busy with the pictures.
-        text = self._in_slices(self._encode_texts, self._tokens(captions)).cpu().numpy()
+        text = self.texts(captions)
         image = on_device.cpu().numpy()[: len(prepared)]  # [N, D] float32, and so is `text`
-        text = text[: len(prepared)]
         text[[caption is None for caption in captions]] = np.nan
         similarity = np.einsum("nd,nd->n", image, text)  # [N]
         scored = np.isfinite(similarity).tolist()
@@ -94,11 +80,15 @@ class ClipScorer:
         arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16)}
         return Columns({"similarity": similarity}, arrays, errors)
 
-    def _padded(self, count: int) -> int:
-        return -(-max(count, 1) // self.slice) * self.slice
+    def texts(self, captions: Sequence[str | None]) -> np.ndarray:
+        """[N, D] float32 embeddings of N texts; None is read as an empty one."""
+        found: np.ndarray = (
+            self.passes.run(self._encode_texts, self._tokens(captions)).cpu().numpy()
+        )
+        return found[: len(captions)]
 
     def _pixels(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
-        pixels = np.zeros((self._padded(len(prepared)), *self._size, 3), dtype=np.uint8)
+        pixels = np.zeros((self.passes.padded(len(prepared)), *self._size, 3), dtype=np.uint8)
         if prepared:
             np.stack(prepared, out=pixels[: len(prepared)])
         batch = torch.from_numpy(pixels)
@@ -106,34 +96,13 @@ class ClipScorer:
 
     def _tokens(self, captions: Sequence[str | None]) -> torch.Tensor:
         texts = [(caption or "")[:MAX_CHARACTERS] for caption in captions]
-        texts += [""] * (self._padded(len(texts)) - len(texts))
+        texts += [""] * (self.passes.padded(len(texts)) - len(texts))
         cached = getattr(self._tokenizer, "cache", {})
         if len(cached) > MAX_CACHED_WORDS:
             for word in [word for word in cached if cached[word] != word]:  # not <start_of_text>
                 del cached[word]
         tokens: torch.Tensor = self._tokenizer(texts)  # [N, context length]
         return tokens.pin_memory() if self.device.type == "cuda" else tokens
-
-    def _in_slices(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
-    ) -> torch.Tensor:
-        """[N, D] float32 of N inputs, one forward pass per slice."""
-        while (outputs := self._attempt(encode, inputs)) is None:
-            torch.cuda.empty_cache()
-            self.slice = -(-self.slice // 2)
-            log.warning("out of memory on %s: %d samples at a time", self.device, self.slice)
-        return outputs
-
-    def _attempt(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
-    ) -> torch.Tensor | None:
-        slices = torch.split(inputs, self.slice)
-        try:
-            return torch.cat(list((self._threads.map if self._threads else map)(encode, slices)))
-        except torch.OutOfMemoryError:
-            if self.slice == 1:
-                raise
-            return None
 
     @torch.inference_mode()
     def _encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -146,21 +115,6 @@ class ClipScorer:
     def _encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens.to(self.device, non_blocking=True)
         return normalize(self._model.encode_text(tokens).float(), dim=-1)
-
-
-def _device(name: str) -> torch.device:
-    """A device by torch's name, or for "auto" the GPU that this worker sees, if any."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _threads_for(device: torch.device) -> ThreadPoolExecutor | None:
-    """As many threads as torch would use, each of which runs a forward pass alone."""
-    if device.type != "cpu":
-        return None
-    threads = torch.get_num_threads()
-    return ThreadPoolExecutor(threads, "clip", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -45,14 +45,23 @@ class Nearest:
         The margin is the inner product with it less that with the second nearest, 0 where two are
         as near; infinite where there is one centroid only. Of equals the first is taken.
         """
+        number, best, second = self.two_nearest(rows)
+        return number, best - second
+
+    def two_nearest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As called: numbers [N], and [N] float32 inner products with the nearest and the second.
+
+        The second is minus infinity where there is one centroid only.
+        """
         parts = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
-        found = list(self._threads.map(self._tile, parts))
-        numbers = [np.empty(0, dtype=np.int64), *(number for number, _ in found)]
-        margins = [np.empty(0, dtype=np.float32), *(margin for _, margin in found)]
-        return np.concatenate(numbers), np.concatenate(margins)
+        nothing = np.empty(0, dtype=np.float32)
+        found = [(nothing.astype(np.int64), nothing, nothing)]
+        found += self._threads.map(self._tile, parts)
+        number, best, second = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
+        return number, best, second
 
     @torch.inference_mode()
-    def _tile(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _tile(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         padded = np.zeros((ROWS, self.width), dtype=np.float32)  # [ROWS, D]
         padded[: len(part)] = part
         rows = torch.from_numpy(padded).to(self._device)
@@ -65,7 +74,8 @@ class Nearest:
             number = torch.where(better, place + index * CENTROIDS, number)
             second = torch.maximum(torch.maximum(second, next_best), torch.minimum(best, first))
             best = torch.maximum(best, first)
-        return number[: len(part)].cpu().numpy(), (best - second)[: len(part)].cpu().numpy()
+        stop = len(part)
+        return number[:stop].cpu().numpy(), best[:stop].cpu().numpy(), second[:stop].cpu().numpy()
 
 
 def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,11 +11,14 @@ from pydantic import Field as Setting
 from curate import storage
 from curate.errors import ConfigError
 from curate.features import Feature, Field, _arrays
+from curate.features._array_files import ArrayFiles, Part
+from curate.features._embeddings import present
 
 if TYPE_CHECKING:
     from curate.features._nearest import Nearest, NearestScorer
 
 KEY = "image_features"  # of DataComp's files of targets
+CENTROIDS = ("centroids.npy", "artefact/centroids.npy")  # where a `clusters` step leaves them
 
 
 class ImageClusters(Feature):
@@ -26,6 +29,10 @@ class ImageClusters(Feature):
     embeddings. This is DataComp's image_based baseline (2304.14108, App. P): 100,000 centroids of
     the pool and the 1.28 million pictures of ImageNet-1k, both by OpenAI's CLIP ViT-L/14. `margin`
     tells where other hardware may choose another centroid: where it is below 1e-5.
+
+    Any pool and model will do: centroids may be those of a `clusters` step of another run (the
+    folder `features/NAME`), and targets a folder or pattern of files: `img_emb/*.npy` of
+    clip-retrieval, DataComp's `metadata/*.npz`, or a step's folder of embeddings, `features/clip`.
     """
 
     version: ClassVar[int] = 1
@@ -33,9 +40,17 @@ class ImageClusters(Feature):
 
     name: str = "image_clusters"
     of: str = Setting("l14_img", description="the array column of embeddings")
-    centroids: str = Setting(description="file of the centroids: .npy, or .pt as DataComp's")
+    centroids: str = Setting(
+        description="file of the centroids: .npy, or .pt as DataComp's; or the folder of a "
+        "`clusters` step"
+    )
     targets: str | tuple[str, ...] = Setting(
-        description="files of the target embeddings: .npy, or .pt as DataComp's"
+        description="files of the target embeddings: .npy, .npz, or .pt as DataComp's; or folders "
+        "or patterns of them"
+    )
+    key: str | None = Setting(
+        None,
+        description="which array of a .npz, and of a step's folder: else as the column is called",
     )
     sha256: dict[str, str] = Setting(
         {}, description="{file name: SHA-256} of files that are to be checked before they are read"
@@ -52,10 +67,9 @@ class ImageClusters(Feature):
         )
 
     def problems(self) -> list[str]:
-        found = _arrays.problems("centroids", [self.centroids])
-        found += _arrays.problems("targets", self._targets())
-        found += [] if self._targets() else ["targets: the list of files is empty"]
-        names = [_name(url) for url in (self.centroids, *self._targets())]
+        found = _arrays.problems("centroids", [self._centroids()])
+        found += self._targets().problems("targets")
+        names = [_name(url) for url in (self.centroids, *self._targets().given)]
         return found + [
             f"sha256: there is no {name!r} among the files: {', '.join(names)}"
             for name in self.sha256
@@ -67,50 +81,55 @@ class ImageClusters(Feature):
         if problems := self.problems():
             raise ConfigError(problems[0])
         return {
-            "centroids": self._identity(self.centroids),
-            "targets": [self._identity(url) for url in self._targets()],
+            "centroids": self._identity(self._centroids()),
+            "targets": [self._identity(url) for url in self._targets().given],
             "sha256": {},  # whether it was given changes nothing
         }
 
     def open(self, device: str) -> NearestScorer:
         from curate.features._nearest import Nearest, NearestScorer  # torch takes seconds to load
 
-        nearest = Nearest(self._read(self.centroids), device)
+        nearest = Nearest(self._read_centroids(), device)
         wanted = np.zeros(nearest.count, dtype=bool)  # [K]
-        for url in self._targets():
-            wanted[self._clusters(url, nearest)] = True
+        for given in self._targets().given:
+            self._check(given)
+        for part in self._targets().read():
+            wanted[_clusters(part, nearest)] = True
+        if not wanted.any():
+            raise ConfigError(f"targets: no embedding is in {', '.join(self._targets().given)}")
         return NearestScorer(nearest, wanted, self.of)
 
-    def _clusters(self, url: str, nearest: Nearest) -> np.ndarray:
-        """The centroids that are nearest to a target of a file."""
-        targets = self._read(url)
-        if targets.shape[1] != nearest.width:
-            raise ConfigError(
-                f"targets: {url} is {targets.shape[1]} wide, and the centroids {nearest.width}"
-            )
-        unknown = np.flatnonzero(~np.isfinite(targets).all(axis=1))
-        if len(unknown):
-            raise ConfigError(f"targets: row {unknown[0]} of {url} is not finite")
-        return np.unique(nearest(targets)[0])
+    def _targets(self) -> ArrayFiles:
+        given = (self.targets,) if isinstance(self.targets, str) else self.targets
+        return ArrayFiles(given, self.key or self.of.rpartition(".")[2], KEY)
 
-    def _targets(self) -> tuple[str, ...]:
-        return (self.targets,) if isinstance(self.targets, str) else self.targets
+    def _centroids(self) -> str:
+        """The file of the centroids."""
+        if self.centroids.endswith(_arrays.ENDINGS):
+            return self.centroids
+        inside = [storage.join(self.centroids, name) for name in CENTROIDS]
+        return next((file for file in inside if storage.exists(file)), self.centroids)
 
-    def _identity(self, url: str) -> dict[str, str]:
-        """As `_arrays.recipe`; a digest that was given is checked when the file is read."""
+    def _identity(self, url: str) -> dict[str, str | int]:
+        """As `ArrayFiles.recipe`; a digest that was given is checked when the file is read."""
         given = self.sha256.get(_name(url))
         if given is not None:
             return {"file": _name(url), "sha256": given.lower()}
-        return _arrays.recipe([url])[0]
+        (found,) = ArrayFiles((url,), self._targets().key).recipe()
+        return found
 
-    def _read(self, url: str) -> np.ndarray:
-        """[N, D] of a file, once it is known to be the one that is meant."""
+    def _check(self, url: str) -> None:
+        """Raise where a file is not the one that is meant."""
         expected: str | None = self.sha256.get(_name(url))
         if expected is not None and (found := storage.sha256(url)) != expected.lower():
             raise ConfigError(
                 f"{url} has SHA-256 {found}, and the recipe says {expected}: "
                 "fetch the file again, or correct `sha256:`"
             )
+
+    def _read_centroids(self) -> np.ndarray:
+        url = self._centroids()
+        self._check(url)
         array = _arrays.read(url, KEY)
         if not len(array):
             raise ConfigError(f"{url} holds no rows")
@@ -119,3 +138,17 @@ class ImageClusters(Feature):
 
 def _name(url: str) -> str:
     return PurePosixPath(url).name
+
+
+def _clusters(targets: Part, nearest: Nearest) -> np.ndarray:
+    """The centroids that are nearest to a target of a file."""
+    values = targets.values
+    if values.shape[1] != nearest.width:
+        raise ConfigError(
+            f"targets: {targets.name} is {values.shape[1]} wide, and the centroids {nearest.width}"
+        )
+    unknown = np.flatnonzero(~present(values))
+    if len(unknown):
+        row = targets.rows[unknown[0]]
+        raise ConfigError(f"targets: row {row} of {targets.name} is not finite")
+    return np.unique(nearest(values)[0])
