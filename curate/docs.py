@@ -6,7 +6,7 @@ import importlib
 import inspect
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -104,9 +104,20 @@ def _default(value: Any) -> str:
     return "" if value is None else f"`{value}`"
 
 
+_WORDS: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Any: "anything",
+}
+
+
 def _takes(annotation: Any) -> str:
     """A field's type in the words of YAML."""
     arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _takes(arguments[0])
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if get_origin(annotation) in (Union, UnionType):
@@ -118,7 +129,13 @@ def _takes(annotation: Any) -> str:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         inner = (f"{key}: {_takes(i.annotation)}" for key, i in annotation.model_fields.items())
         return "{" + ", ".join(inner) + "}"
-    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    words: dict[Any, str] = {
+        Any: "anything",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+    }
     return words.get(annotation, str(annotation))
 
 

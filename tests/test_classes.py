@@ -13,7 +13,7 @@ from tiny_clip import write_folder
 from tiny_pool import Drawn, Pipeline, tar_pool, write_shards
 
 from curate.errors import ConfigError
-from curate.features._prototypes import class_prototypes, text_prototypes
+from curate.features._given.prototypes import class_prototypes, text_prototypes
 from curate.features.classes import Classes
 from curate.features.clip import Clip
 from curate.quickstart.draw import draw_pairs
@@ -131,7 +131,7 @@ def test_prototypes_of_text_are_those_of_open_clip(folder):
 def test_many_texts_are_embedded_some_at_a_time(folder, monkeypatch):
     clip, names = Clip(model=folder), [f"thing {n}" for n in range(70)]
     whole = text_prototypes(names, TEMPLATES, clip, "cpu")
-    monkeypatch.setattr("curate.features._prototypes.TEXTS", 9)
+    monkeypatch.setattr("curate.features._given.prototypes.TEXTS", 9)
     np.testing.assert_allclose(text_prototypes(names, TEMPLATES, clip, "cpu"), whole, atol=1e-6)
 
 

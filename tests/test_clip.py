@@ -18,7 +18,8 @@ from PIL import Image
 from tiny_clip import OPENAI, SIGLIP, config, encoded, many, picture, write_folder, write_weights
 
 from curate.errors import ConfigError
-from curate.features import Picture, Unscorable, _clip_model, _open_clip
+from curate.features import Picture, Unscorable
+from curate.features._models import clip_model, open_clip_models
 from curate.features.clip import MAX_CHARACTERS, Clip
 
 LONGEST = {**OPENAI, "resize_mode": "longest"}
@@ -104,9 +105,9 @@ def test_a_named_architecture_takes_the_preparation_of_its_published_weights(tmp
     open_clip.add_model_config(tmp_path / "configs")
     weights = tmp_path / "weights.safetensors"
     write_weights(weights, config())
-    prepared = {**_open_clip._pictures(SIGLIP)}
-    source = _open_clip.Source("tiny-for-test", config(), prepared, weights)
-    named = _clip_model.ClipScorer(source, Clip(model="tiny-for-test"), "cpu")
+    prepared = {**open_clip_models._pictures(SIGLIP)}
+    source = open_clip_models.Source("tiny-for-test", config(), prepared, weights)
+    named = clip_model.ClipScorer(source, Clip(model="tiny-for-test"), "cpu")
     folder = write_folder(tmp_path / "folder", SIGLIP)
     local = Clip(model=f"local-dir:{folder}").open("cpu")
     expected, got = (score(one, many(5), captions(5)) for one in (local, named))
@@ -184,7 +185,7 @@ def test_a_null_caption_is_no_score_of_zero(scorer):
 def test_the_tokenizer_forgets_words_without_changing_a_score(scorer, monkeypatch):
     bodies, frame = many(10), captions(10)
     before = score(scorer, bodies, frame)
-    monkeypatch.setattr(_clip_model, "MAX_CACHED_WORDS", 5)
+    monkeypatch.setattr(clip_model, "MAX_CACHED_WORDS", 5)
     after = score(scorer, bodies, frame)
     assert before.scalars["similarity"].tobytes() == after.scalars["similarity"].tobytes()
     score(scorer, bodies[:1], frame[:1])
@@ -241,8 +242,8 @@ def test_out_of_memory_for_one_sample_is_an_error(tiny):
 
 
 def test_what_open_clip_knows_is_read_without_it():
-    assert _open_clip._published() == pretrained._PRETRAINED
-    assert set(_open_clip._models()) == set(open_clip.list_models()) - {"tiny-for-test"}
+    assert open_clip_models._published() == pretrained._PRETRAINED
+    assert set(open_clip_models._models()) == set(open_clip.list_models()) - {"tiny-for-test"}
 
 
 @pytest.mark.parametrize(
@@ -309,13 +310,13 @@ def test_a_folder_says_what_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [["b.bin"], [*_open_clip.WEIGHT_NAMES[2:5]], ["model.pth", "a.pt"]]
+    "names", [["b.bin"], [*open_clip_models.WEIGHT_NAMES[2:5]], ["model.pth", "a.pt"]]
 )
 def test_the_hashed_weights_are_those_that_open_clip_loads(tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     expected = open_clip.factory._find_checkpoint_in_dir(tmp_path)
-    assert str(_open_clip._weights_in(tmp_path)[0]) == expected
+    assert str(open_clip_models._weights_in(tmp_path)[0]) == expected
 
 
 def test_a_recipe_follows_content_and_no_path(tmp_path):
@@ -418,6 +419,6 @@ sys.stdout.write(recipe["weights_sha256"] + str("torch" in sys.modules))
 
 
 def test_the_quickstart_model_is_a_folder_of_the_package():
-    assert Path(_open_clip.QUICKSTART_FOLDER).parts[-3:] == ("curate", "quickstart", "clip")
+    assert Path(open_clip_models.QUICKSTART_FOLDER).parts[-3:] == ("curate", "quickstart", "clip")
     columns = score(Clip(model="quickstart").open("cpu"), many(3), captions(3))
     assert np.isfinite(columns.scalars["similarity"]).all()

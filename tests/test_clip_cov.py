@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import _clip_cov
-from curate.features._clip_cov import Similarities, _falling, open_threads, sequence
-from curate.features._clip_cov_cells import Cells, directed, directions
+from curate.features._picking import greedy
+from curate.features._picking.cells import Cells, directed, directions
+from curate.features._picking.greedy import Similarities, _falling, open_threads, sequence
 from curate.pipeline_file.config import load
 from tests.embedding_pool import embed, scores, unit, values
 from tests.tiny_pool import Pipeline
@@ -106,7 +106,7 @@ def test_a_class_is_ordered_as_the_published_loop_does(count, every):
 
 
 def test_the_sums_are_those_of_the_whole_matrix(monkeypatch):
-    monkeypatch.setattr(_clip_cov, "SIDE", {"cpu": 7, "cuda": 7})
+    monkeypatch.setattr(greedy, "SIDE", {"cpu": 7, "cuda": 7})
     samples = embed(100, 12)
     image, text = directions(samples.image)[0], directions(samples.text)[0]
     s = positive(image.astype(float), text.astype(float))

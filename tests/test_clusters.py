@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from curate import chance
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import _centroid_sample, _centroid_search, _centroid_training
-from curate.features._centroid_assignment import _euclidean
-from curate.features._centroid_rows import Points
-from curate.features._centroid_search import Search
-from curate.features._kmeans import Method, State, kmeans
+from curate.features._clustering import centroid_sample, centroid_search, centroid_training
+from curate.features._clustering.centroid_assignment import _euclidean
+from curate.features._clustering.centroid_rows import Points
+from curate.features._clustering.centroid_search import Search
+from curate.features._clustering.kmeans import Method, State, kmeans
 from curate.features.clusters import Kind
 from curate.pipeline_file.config import load
 from curate.sample import make_uids
@@ -136,9 +136,9 @@ def test_tiles_and_devices_find_the_same(monkeypatch, ranking, many):
     centroids = rng.integers(-2, 3, (50, 3)).astype(np.float32)  # many products tie
     rows = torch.from_numpy(rng.integers(-2, 3, (1024, 3)).astype(np.float32))
     whole = Search(centroids, ranking, "cpu").nearest(rows, many)
-    monkeypatch.setitem(_centroid_search.CENTROIDS, "cpu", 16)
+    monkeypatch.setitem(centroid_search.CENTROIDS, "cpu", 16)
     tiled = Search(centroids, ranking, "cpu").nearest(rows, many)
-    monkeypatch.setattr(_centroid_search, "_largest", _centroid_search._largest_by_torch)
+    monkeypatch.setattr(centroid_search, "_largest", centroid_search._largest_by_torch)
     by_torch = Search(centroids, ranking, "cpu").nearest(rows, many)
     offsets = (centroids**2).sum(axis=1) / 2 if ranking == "l2" else 0
     scores = rows.numpy() @ centroids.T - offsets
@@ -323,9 +323,9 @@ def test_files_blocks_and_order_change_no_bit(done, tmp_path, files, rows_per_bl
 def test_parts_and_small_writers_change_no_bit(done, tmp_path, monkeypatch):
     for module in ("curate.pipeline_file.schema", "curate.pools.pool"):
         monkeypatch.setattr(f"{module}.METADATA_ROWS", 25)
-    monkeypatch.setattr(_centroid_sample, "AT_ONCE", 7)
-    monkeypatch.setattr(_centroid_sample, "ROWS_PER_WRITER", 1)
-    monkeypatch.setattr(_centroid_sample, "POOL_ROWS_PER_WRITER", (1, 30))
+    monkeypatch.setattr(centroid_sample, "AT_ONCE", 7)
+    monkeypatch.setattr(centroid_sample, "ROWS_PER_WRITER", 1)
+    monkeypatch.setattr(centroid_sample, "POOL_ROWS_PER_WRITER", (1, 30))
     other = run(tmp_path, SAMPLES, 30, samples_per_centroid=50, nearest=3)
     assert table(other).equals(table(done))
     assert notes(other) == notes(done)
@@ -360,7 +360,7 @@ def test_k_means_sees_the_samples_with_the_smallest_draws(done):
     chosen = np.argsort(draws)[:600]
     image = SAMPLES.image[chosen].astype(np.float16)
     method = Method(20, spherical=True, longest=1.0)
-    begin = _centroid_training._begun(image[:12], Kind("cosine", True, "cosine"))  # noqa: FBT003
+    begin = centroid_training._begun(image[:12], Kind("cosine", True, "cosine"))  # noqa: FBT003
     found = kmeans(Points([image], directions=True), method, State.start(begin))
     assert learnt(done).tobytes() == found.centroids.tobytes()
     assert learnt(done, "sizes").tolist() == found.sizes.tolist()
@@ -409,7 +409,7 @@ class Killed(BaseException):
 def test_a_killed_fit_goes_on_and_leaves_the_same_bytes(done, tmp_path, monkeypatch, moment):
     pipeline = done.where(folder=tmp_path)
     ran = []
-    keep, train = _centroid_training._keep, _centroid_training.trained
+    keep, train = centroid_training._keep, centroid_training.trained
 
     def stop_at(folder, state):
         keep(folder, state)
@@ -422,16 +422,16 @@ def test_a_killed_fit_goes_on_and_leaves_the_same_bytes(done, tmp_path, monkeypa
             raise Killed
         return train(*given)
 
-    monkeypatch.setattr(_centroid_training, "_keep", stop_at)
+    monkeypatch.setattr(centroid_training, "_keep", stop_at)
     with monkeypatch.context() as patch:
-        patch.setattr(_centroid_training, "trained", stop_before)
+        patch.setattr(centroid_training, "trained", stop_before)
         if moment == "trained":
             patch.setattr("curate.features.clusters._sizes", lambda sizes: 1 / 0)
         with pytest.raises((Killed, ZeroDivisionError)):
             pipeline.run()
     before = list(ran)
     with monkeypatch.context() as patch:  # the sample is there
-        patch.setattr(_centroid_sample, "_send", None)
+        patch.setattr(centroid_sample, "_send", None)
         pipeline.run()
     if moment in ("first", "fifth"):
         assert ran == list(range(1, notes(done)["iterations"] + 1)), "nothing is done twice"

@@ -22,8 +22,8 @@ from tiny_pool import Pipeline
 
 from curate.errors import ConfigError
 from curate.features import _nearest
+from curate.features._given.wordnet import LONGEST, WordNet
 from curate.features._nearest import Nearest
-from curate.features._wordnet import LONGEST, WordNet
 from curate.features.image_clusters import ImageClusters
 from curate.features.language import Language
 from curate.features.text_entity import TextEntity, _Entities, read_entities

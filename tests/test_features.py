@@ -19,16 +19,8 @@ from tiny_clip import encoded, many, picture, write_folder
 
 from curate import features, score
 from curate.errors import ConfigError
-from curate.features import (
-    Array,
-    Columns,
-    Feature,
-    Field,
-    FittedFeature,
-    Picture,
-    Unscorable,
-    _decode,
-)
+from curate.features import Array, Columns, Feature, Field, FittedFeature, Picture, Unscorable
+from curate.features._models import decoding
 from curate.features.clip import Clip
 from curate.features.image_file import ImageFile
 from curate.features.language import Language
@@ -61,7 +53,11 @@ def made(assets):
         "image_clusters": files,
         "mix": {"of": {"clip.similarity": 1.0}},
         "norm_sim": {"targets": files["targets"], "of": "l14_img"},
-        "image_model": {**tiny_timm.SQUASHED, "weights": str(assets / "timm.safetensors"), "batch": 8},
+        "image_model": {
+            **tiny_timm.SQUASHED,
+            "weights": str(assets / "timm.safetensors"),
+            "batch": 8,
+        },
         "references": {"files": files["targets"], "of": "l14_img", "with_clip": True},
         "classes": {"prototypes": files["centroids"], "of": "l14_img"},
         "columns": {"from": str(assets / "scores.parquet"), "take": ["score"]},
@@ -112,7 +108,7 @@ FILES = {
 
 
 def decode(body, **limits):
-    return _decode.decode_rgb(io.BytesIO(body), **limits)
+    return decoding.decode_rgb(io.BytesIO(body), **limits)
 
 
 def kind_of(body, **limits):
@@ -176,7 +172,7 @@ def test_a_bomb_is_refused_by_its_header(size):
 def test_pillows_own_limit_warns_nobody():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _decode.read_header(io.BytesIO(black_png(10_000, 10_000))).size == (10_000, 10_000)
+        assert decoding.read_header(io.BytesIO(black_png(10_000, 10_000))).size == (10_000, 10_000)
 
 
 def test_the_pixel_limit_is_inclusive():
@@ -329,8 +325,8 @@ def test_every_sample_has_its_own_values(everything, clip):
 
 def test_several_models_share_one_decode(clip, monkeypatch):
     decoded = []
-    once = _decode.decode_rgb
-    monkeypatch.setattr(_decode, "decode_rgb", lambda stream: decoded.append(1) or once(stream))
+    once = decoding.decode_rgb
+    monkeypatch.setattr(decoding, "decode_rgb", lambda stream: decoded.append(1) or once(stream))
     two = [clip.model_copy(update={"name": "one"}), clip.model_copy(update={"name": "two"})]
     scored = score_samples(open_features(two, "cpu"), many(20), frame_of(20), threads=2)
     assert len(decoded) == 20

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from curate import pairs
-from curate.features import _hash_groups, hash_neighbours
+from curate.features import hash_neighbours
+from curate.features._pairing import hash_groups
 from curate.features.hash_neighbours import HashNeighbours
 from tests.embedding_pool import embed, scores
 from tests.near_hashes import brute_force, clustered, flipped, random_hashes
@@ -122,8 +123,8 @@ def test_hashes_that_do_not_fit_into_a_task_are_brought_together_by_bands(
 ):
     pool = hash_pool(hashes)
     whole = columns_of(run(tmp_path / "whole", pool, radius=5))
-    monkeypatch.setattr(_hash_groups, "AT_ONCE", 100)
-    monkeypatch.setattr(_hash_groups, "ROWS_PER_GROUP", 60)
+    monkeypatch.setattr(hash_groups, "AT_ONCE", 100)
+    monkeypatch.setattr(hash_groups, "ROWS_PER_GROUP", 60)
     assert columns_of(run(tmp_path / "bands", pool, radius=5)) == whole
 
 
@@ -137,8 +138,8 @@ def test_neither_order_nor_sharding_decides_anything(tmp_path, hashes):
 
 @pytest.mark.parametrize("stage", ["collapse", "spread", "match", "settle"])
 def test_a_killed_search_goes_on_where_it_was(tmp_path, hashes, monkeypatch, stage):
-    monkeypatch.setattr(_hash_groups, "AT_ONCE", 100)
-    monkeypatch.setattr(_hash_groups, "ROWS_PER_GROUP", 60)
+    monkeypatch.setattr(hash_groups, "AT_ONCE", 100)
+    monkeypatch.setattr(hash_groups, "ROWS_PER_GROUP", 60)
     pool = hash_pool(hashes)
     whole = run(tmp_path / "whole", pool, radius=5)
     made = pipeline(tmp_path / "killed", pool, radius=5)
@@ -158,9 +159,9 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path, hashes, monkeypatch, sta
     work = []
     with monkeypatch.context() as patch:
         for name in ("_spread", "_match"):
-            inner = getattr(_hash_groups, name)
+            inner = getattr(hash_groups, name)
             told = lambda plan, *given, n=name, f=inner: work.append(n) or f(plan, *given)  # noqa: E731
-            patch.setattr(_hash_groups, name, told)
+            patch.setattr(hash_groups, name, told)
         assert made.run().exit_code == 0
     assert columns_of(made.work) == columns_of(whole)
     assert notes(made.work) == notes(whole)
@@ -226,7 +227,7 @@ def test_a_crowd_keeps_so_many_pairs_and_says_how_many_it_lost(tmp_path, monkeyp
     assert whole["pairs"] > 10 * told["pairs"]
     assert told["pairs"] + told["pairs_beyond_limit"] == whole["pairs"]
     assert told["largest_part"] == len(crowd)
-    monkeypatch.setattr(_hash_groups, "REACH", 50)
+    monkeypatch.setattr(hash_groups, "REACH", 50)
     bounded = notes(run(tmp_path / "reach", pool, radius=4, pairs_per_sample=10_000))
     assert bounded["not_compared"] > 0
     assert bounded["pairs"] + bounded["not_compared"] >= whole["pairs"]

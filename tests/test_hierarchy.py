@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.features import _hierarchy
-from curate.features._centroid_rows import Points
-from curate.features._centroid_search import Search
-from curate.features._hierarchy import Resampling, above
-from curate.features._kmeans import Method, State, kmeans
+from curate.features._clustering import hierarchy
+from curate.features._clustering.centroid_rows import Points
+from curate.features._clustering.centroid_search import Search
+from curate.features._clustering.hierarchy import Resampling, above
+from curate.features._clustering.kmeans import Method, State, kmeans
 from tests.embedding_pool import Embedded, embed, unit
 from tests.test_clusters import aligned, learnt, run, table
 
@@ -68,10 +68,10 @@ def test_the_closest_of_each_cluster_are_taken():
         directions = method is METHOD
         whole = Points([points], directions)
         search = Search(centroids[:2], method.ranking, "cpu")
-        closest = [_hierarchy._closest(whole, search, wanted).tolist() for wanted in (1, 2, 3, 9)]
+        closest = [hierarchy._closest(whole, search, wanted).tolist() for wanted in (1, 2, 3, 9)]
         assert closest == [[0, 4], [0, 1, 4, 5], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
         search.replace(centroids, method.ranking)
-        assert _hierarchy._closest(whole, search, 1).tolist() == [0, 1, 4, 5]
+        assert hierarchy._closest(whole, search, 1).tolist() == [0, 1, 4, 5]
 
 
 def test_copies_of_a_centroid_are_one_to_begin_with():

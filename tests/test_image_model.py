@@ -22,8 +22,9 @@ from timm.models import vision_transformer
 from tiny_clip import encoded, many, picture
 
 from curate.errors import ConfigError
-from curate.features import Picture, Unscorable, _isc, _timm
-from curate.features._passes import Passes
+from curate.features import Picture, Unscorable
+from curate.features._models import isc21, timm_models
+from curate.features._models.passes import Passes
 from curate.features.image_model import ImageModel
 from curate.score import open_features, score_samples
 
@@ -357,10 +358,10 @@ def test_weights_are_known_by_their_content(weights, tmp_path):
 
 
 def test_every_model_of_timm_is_known():
-    assert set(_timm.tags()) == set(timm.list_models())
+    assert set(timm_models.tags()) == set(timm.list_models())
     published = timm.list_models(pretrained=True)
     assert len(published) > 1000
-    assert [name for name in published if _timm._name_problems(name)] == []
+    assert [name for name in published if timm_models._name_problems(name)] == []
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,7 @@ print(sorted({{"torch", "faiss", "timm", "open_clip"}} & set(sys.modules)))
 def isc(tmp_path_factory):
     """(a scorer of random weights in the published layout, the network they are from)."""
     torch.manual_seed(5)
-    network = _isc.IscNetwork().eval()
+    network = isc21.IscNetwork().eval()
     network.bn.running_mean.normal_(std=0.1)
     network.bn.running_var.uniform_(0.5, 1.5)
     file = tmp_path_factory.mktemp("isc") / "isc_ft_v107.pth.tar"

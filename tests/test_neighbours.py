@@ -11,9 +11,9 @@ import pytest
 from curate import pairs
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import _collapse, _near_layout, _near_pairs, _near_search
-from curate.features._collapse import Leaders, first_equal, hashes
-from curate.features._near_layout import CLUSTER, Layout
+from curate.features._pairing import collapse, near_layout, near_pairs, near_search
+from curate.features._pairing.collapse import Leaders, first_equal, hashes
+from curate.features._pairing.near_layout import CLUSTER, Layout
 from curate.features._products import Products
 from curate.pipeline_file.config import load
 from tests.embedding_pool import Embedded, embed, scores, unit
@@ -206,7 +206,7 @@ def test_recall_is_that_over_all_pairs(done):
 
 
 def test_recall_by_some_is_near(tmp_path, monkeypatch, done):
-    monkeypatch.setattr(_near_search, "QUERIES", 300)
+    monkeypatch.setattr(near_search, "QUERIES", 300)
     other = run(tmp_path, SAMPLES)
     assert 50 < other.notes["recall_pairs"] < done.notes["recall_pairs"]
     assert abs(other.notes["recall"] - done.notes["recall"]) < 0.1
@@ -238,12 +238,12 @@ def test_other_floors(tmp_path, floor):
 def cut(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Make the search do it in smaller pieces."""
     changes = {
-        "partitions": {(_near_layout, "_SMALLEST"): 5_000, (_near_layout, "_PARTITIONS"): 999},
-        "one partition": {(_near_layout, "_PARTITIONS"): 1},
-        "split clusters": {(_near_layout, "CHUNK_BYTES"): 4 * WIDTH * 50},
-        "senders": {(_near_search, "_SENDERS"): 700},
-        "one sender": {(_near_search, "_SENDERS"): 1},
-        "threads for each": {(_near_pairs, "_LARGE"): 10, (_near_pairs, "_HELD"): 5},
+        "partitions": {(near_layout, "_SMALLEST"): 5_000, (near_layout, "_PARTITIONS"): 999},
+        "one partition": {(near_layout, "_PARTITIONS"): 1},
+        "split clusters": {(near_layout, "CHUNK_BYTES"): 4 * WIDTH * 50},
+        "senders": {(near_search, "_SENDERS"): 700},
+        "one sender": {(near_search, "_SENDERS"): 1},
+        "threads for each": {(near_pairs, "_LARGE"): 10, (near_pairs, "_HELD"): 5},
     }
     for (module, constant), value in changes[name].items():
         monkeypatch.setattr(module, constant, value)
@@ -255,8 +255,8 @@ def cut(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 )
 def test_no_size_changes_a_bit(done, tmp_path, monkeypatch, name):
     cut(monkeypatch, name)
-    tasks, work = [], _near_pairs.Search.run
-    monkeypatch.setattr(_near_pairs.Search, "run", lambda s, t: tasks.append(t) or work(s, t))
+    tasks, work = [], near_pairs.Search.run
+    monkeypatch.setattr(near_pairs.Search, "run", lambda s, t: tasks.append(t) or work(s, t))
     other = run(tmp_path, SAMPLES)
     assert other.values() == done.values()
     assert other.pairs() == done.pairs()
@@ -299,7 +299,7 @@ def test_a_layout_has_every_pair_of_chunks_once():
     layout = Layout.planned("", members, 5, vector, (1, 1))
     assert layout.clusters.dtype == CLUSTER
     chunks = int(layout.clusters["chunks"][4])
-    assert chunks == -(-(10**6) // (_near_layout.CHUNK_BYTES // 2048)) > 10
+    assert chunks == -(-(10**6) // (near_layout.CHUNK_BYTES // 2048)) > 10
     first = int(layout.clusters["partition"][4])
     tasks = [(task.left, task.right) for task in layout.tasks()]
     assert sorted(tasks) == sorted(set(tasks))
@@ -492,7 +492,7 @@ def replaced(notes: dict) -> dict:
 
 
 def test_a_split_dense_cluster_is_thinned_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(_near_layout, "CHUNK_BYTES", 4 * WIDTH * 300)
+    monkeypatch.setattr(near_layout, "CHUNK_BYTES", 4 * WIDTH * 300)
     samples = crowded(0.005)
     done = run(tmp_path / "one", samples, pairs_per_sample=20)
     _, twins = done.pairs()
@@ -514,15 +514,15 @@ def test_leaders_are_met_in_order(monkeypatch):
     assert 20 < len(leaders) < 600
     for pieces in ((900,), (1, 499, 400)):
         for at_once, piece in ((1024, 4096), (50, 7)):
-            monkeypatch.setattr(_collapse, "_AT_ONCE", at_once)
-            monkeypatch.setattr(_collapse, "_LEADERS", piece)
+            monkeypatch.setattr(collapse, "_AT_ONCE", at_once)
+            monkeypatch.setattr(collapse, "_LEADERS", piece)
             found = Leaders(Products("cpu"), 0.97)
             parts = np.split(rows, np.cumsum(pieces)[:-1])
             assert np.concatenate([found.add(part) for part in parts]).tolist() == wanted
 
 
 def test_beyond_the_most_leaders_rows_stay_alone(monkeypatch):
-    monkeypatch.setattr(_collapse, "MOST_LEADERS", 5)
+    monkeypatch.setattr(collapse, "MOST_LEADERS", 5)
     rows = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 6, 0, 5, 4]]
     assert Leaders(Products("cpu"), 0.9).add(rows).tolist() == [0, 1, 2, 3, 4, -1, -1, 0, -1, 4]
 
@@ -554,10 +554,10 @@ def in_parts(tmp_path_factory):
 @pytest.mark.parametrize(
     "place",
     [
-        (_near_search, "send", 2),
-        (_near_search, "thin", 1),
-        (_near_search, "find", 6),
-        (_near_search.pairs, "_members", 1),
+        (near_search, "send", 2),
+        (near_search, "thin", 1),
+        (near_search, "find", 6),
+        (near_search.pairs, "_members", 1),
     ],
 )
 def test_what_was_stopped_goes_on(in_parts, tmp_path, monkeypatch, place):
@@ -577,12 +577,12 @@ def test_what_was_stopped_goes_on(in_parts, tmp_path, monkeypatch, place):
         with pytest.raises(Stop):
             pipeline.run()
     made = []
-    searched = _near_pairs.Search.run
-    monkeypatch.setattr(_near_pairs.Search, "run", lambda s, t: made.append(t) or searched(s, t))
+    searched = near_pairs.Search.run
+    monkeypatch.setattr(near_pairs.Search, "run", lambda s, t: made.append(t) or searched(s, t))
     assert pipeline.run().exit_code == 0
     names = ("features/neighbours/artefact", "subset.npy")
     assert digests(pipeline.work, names) == digests(in_parts.pipeline.work, names)
-    if module is not _near_search:
+    if module is not near_search:
         assert not made, "no product is made again"
     if name == "find":
         assert 0 < len(made) < sum(1 for _ in Layout.load(str(in_parts.artefact)).tasks())

@@ -11,7 +11,8 @@ import torch
 
 from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import _arrays, _target_products
+from curate.features import _target_products
+from curate.features._given import published
 from curate.features.norm_sim import NormSim
 from curate.pipeline import Options, run
 from curate.pipeline_file.config import load
@@ -109,7 +110,7 @@ def test_arrays_are_read_whatever_the_protocol_of_their_pickle(tmp_path, protoco
     layouts = (array, np.asfortranarray(array), array[::2], array[:1])
     for whole in (*layouts, {"image_features": array}, {"other": [1], "image_features": array}):
         torch.save(whole, tmp_path / "a.pt", pickle_protocol=protocol)
-        found = _arrays.read(str(tmp_path / "a.pt"), "image_features")
+        found = published.read(str(tmp_path / "a.pt"), "image_features")
         wanted = whole["image_features"] if isinstance(whole, dict) else whole
         assert found.dtype.itemsize == wanted.dtype.itemsize, "in its own precision"
         np.testing.assert_array_equal(found, wanted)
@@ -127,10 +128,10 @@ def test_other_values_of_a_later_protocol_say_how_to_save_them(tmp_path, monkeyp
         with pytest.raises(
             ConfigError, match=rf"a\.pt .*protocol {protocol}.*again with `np\.save`"
         ):
-            _arrays.read("a.pt", "image_features")
+            published.read("a.pt", "image_features")
     torch.save(TARGETS, "old.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
     with pytest.raises(ConfigError, match=rf"old\.pt .*protocol {protocol}.*again with `np\.save`"):
-        _arrays.read("old.pt", "image_features")
+        published.read("old.pt", "image_features")
     assert not (tmp_path / "owned").exists()
 
 
@@ -164,7 +165,7 @@ def test_pickles_that_ask_for_anything_else_get_nothing(tmp_path, monkeypatch, n
     with zipfile.ZipFile("a.pt", "w") as archive:
         archive.writestr("a/data.pkl", b"\x80\x04" + crafted()[name] + b".")
     with pytest.raises(ConfigError, match="protocol 4"):
-        _arrays.read("a.pt", "image_features")
+        published.read("a.pt", "image_features")
     assert not (tmp_path / "owned").exists()
 
 
@@ -172,7 +173,7 @@ def test_a_pickle_that_grows_when_unpacked_is_left_alone(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x04" + bytes(5_000_000))
     with pytest.raises(ConfigError, match="is damaged"):
-        _arrays.read(str(tmp_path / "a.pt"), "image_features")
+        published.read(str(tmp_path / "a.pt"), "image_features")
 
 
 class Evil:

@@ -16,7 +16,8 @@ from tiny_clip import encoded, many, picture, write_folder
 from tiny_pool import Drawn, Pipeline, ledger_of, tar_pool, write_shards
 
 from curate.errors import ConfigError, InvalidPipeline
-from curate.features import Picture, _reference_pictures
+from curate.features import Picture
+from curate.features._given import reference_pictures
 from curate.features.clip import Clip
 from curate.features.image_model import ImageModel
 from curate.features.perceptual_hash import PerceptualHash
@@ -386,7 +387,7 @@ def test_more_pictures_than_every_worker_should_embed_are_refused(tmp_path, dete
         (tmp_path / f"{number}.jpg").write_bytes(body)
     feature = References(of="m.image", files=str(tmp_path), by={"image_model": detector})
     assert feature.problems() == []
-    monkeypatch.setattr(_reference_pictures, "MOST", 2)
+    monkeypatch.setattr(reference_pictures, "MOST", 2)
     (problem,) = feature.problems()
     assert "3 pictures are more than the 2 that every worker embeds" in problem
 

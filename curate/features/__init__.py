@@ -80,7 +80,7 @@ class Picture:
         Raises:
             Unscorable: `not_an_image`, `truncated_image` or `image_too_large`.
         """
-        from curate.features._decode import decode_rgb
+        from curate.features._models.decoding import decode_rgb
 
         return decode_rgb(io.BytesIO(self.body))
 

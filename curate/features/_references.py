@@ -12,11 +12,16 @@ import polars as pl
 from curate import storage
 from curate.errors import ConfigError
 from curate.features import Columns, Picture
-from curate.features._array_files import ArrayFiles, Part
 from curate.features._embeddings import NO_EMBEDDING, embeddings
-from curate.features._hash_files import HashFiles
+from curate.features._given.array_files import ArrayFiles, Part
+from curate.features._given.hash_files import HashFiles
+from curate.features._given.reference_pictures import (
+    PictureFiles,
+    feature_of,
+    mirrored,
+    score_pictures,
+)
 from curate.features._products import Loaded, Products, unit
-from curate.features._reference_pictures import PictureFiles, feature_of, mirrored, score_pictures
 from curate.parquet import read_parquet
 from filters import column
 

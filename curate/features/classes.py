@@ -11,11 +11,11 @@ from pydantic import Field as Setting
 from curate import storage
 from curate.errors import ConfigError, StorageError
 from curate.features import Feature, Field
-from curate.features._array_files import ArrayFiles, is_many, within
+from curate.features._given.array_files import ArrayFiles, is_many, within
 from curate.features.clip import Clip
 
 if TYPE_CHECKING:
-    from curate.features._prototypes import ClassesScorer
+    from curate.features._given.prototypes import ClassesScorer
 
 TEMPLATE = "a photo of a {}."
 
@@ -119,7 +119,7 @@ class Classes(Feature):
         return found | {"prototypes": self.file().recipe()[0], "templates": []}
 
     def open(self, device: str) -> ClassesScorer:
-        from curate.features._prototypes import ClassesScorer  # torch takes seconds to load
+        from curate.features._given.prototypes import ClassesScorer  # torch takes seconds to load
 
         return ClassesScorer(self, device)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field as Setting
 from pydantic import PositiveInt
 
-from curate.features import Array, Feature, Field, _open_clip
+from curate.features import Array, Feature, Field
+from curate.features._models import open_clip_models
 
 if TYPE_CHECKING:
-    from curate.features._clip_model import ClipScorer
+    from curate.features._models.clip_model import ClipScorer
 
 MAX_CHARACTERS = (
     2048  # of a caption; a CLIP reads some 75 tokens, and the tokenizer's time is squared
@@ -52,16 +53,16 @@ class Clip(Feature):
         return (Array("image", about), Array("text", about))
 
     def problems(self) -> list[str]:
-        return _open_clip.problems(self.model, self.weights)
+        return open_clip_models.problems(self.model, self.weights)
 
     def recipe(self) -> dict[str, Any]:
         """Model, weights' hash and preparation; published weights are downloaded if need be."""
-        source = _open_clip.locate(self.model, self.weights)
+        source = open_clip_models.locate(self.model, self.weights)
         tag = "" if self.weights is None or Path(self.weights).suffix else self.weights
         return {**source.recipe(), "weights": tag, "max_characters": MAX_CHARACTERS}
 
     def open(self, device: str) -> ClipScorer:
-        from curate.features._clip_model import ClipScorer  # torch takes seconds to load
+        from curate.features._models.clip_model import ClipScorer  # torch takes seconds to load
 
-        source = _open_clip.locate(self.model, self.weights)
+        source = open_clip_models.locate(self.model, self.weights)
         return ClipScorer(source, self, device)

@@ -13,9 +13,10 @@ from pydantic import PositiveInt
 
 from curate import storage
 from curate.errors import ConfigError
-from curate.features import Columns, Field, FittedFeature, Part, Rows, _arrays
-from curate.features._clip_cov_cells import Cells, directed, directions
+from curate.features import Columns, Field, FittedFeature, Part, Rows
 from curate.features._embeddings import NO_EMBEDDING, embeddings
+from curate.features._given import published
+from curate.features._picking.cells import Cells, directed, directions
 from curate.shuffle import Exchange
 from filters import Batch, column
 
@@ -82,16 +83,16 @@ class ClipCov(FittedFeature):
         )
 
     def problems(self) -> list[str]:
-        return _arrays.problems("prototypes", [self.prototypes]) if self.prototypes else []
+        return published.problems("prototypes", [self.prototypes]) if self.prototypes else []
 
     def recipe(self) -> dict[str, Any]:
         """The prototypes by their SHA-256."""
         if problems := self.problems():
             raise ConfigError(problems[0])
-        return {"prototypes": _arrays.recipe([self.prototypes])} if self.prototypes else {}
+        return {"prototypes": published.recipe([self.prototypes])} if self.prototypes else {}
 
     def fit(self, rows: Rows, folder: str) -> None:
-        from curate.features._clip_cov_tasks import Legs, Recipe, means, order  # loads torch
+        from curate.features._picking.tasks import Legs, Recipe, means, order  # loads torch
 
         cells = self._cells(rows)
         tasks = int(cells.tasks[-1]) + 1 if len(cells.classes) else 0
@@ -129,7 +130,7 @@ class ClipCov(FittedFeature):
         """[P, D] float32 texts of the classes, of length 1."""
         if self.prototypes is None:
             return None
-        texts = _arrays.read(self.prototypes, KEY)
+        texts = published.read(self.prototypes, KEY)
         if len(cells.classes) and int(cells.classes[-1]) >= len(texts):
             raise ConfigError(
                 f"prototypes: {self.prototypes} has {len(texts)} rows, and {self.classes} holds "

@@ -15,7 +15,8 @@ from pydantic import Field as Setting
 
 from curate import storage
 from curate.errors import ConfigError
-from curate.features import Columns, Field, FittedFeature, Part, Rows, _arrays
+from curate.features import Columns, Field, FittedFeature, Part, Rows
+from curate.features._given import published
 
 KEY = "image_features"  # of a published dict of arrays
 GIANT = 10  # a cluster is giant from so many times the mean size
@@ -146,22 +147,22 @@ class Clusters(FittedFeature):
             found.append(f"levels: each must have fewer centroids than the one below: {listed}")
         if self.resample and not self.levels:
             found.append("resample: it is for `levels:`, of which there are none")
-        return found + (_arrays.problems("centroids", [self.centroids]) if self.centroids else [])
+        return found + (published.problems("centroids", [self.centroids]) if self.centroids else [])
 
     def recipe(self) -> dict[str, Any]:
         """A file of centroids by its SHA-256."""
         if problems := self.problems():
             raise ConfigError(problems[0])
-        return {"centroids": _arrays.recipe([self.centroids])} if self.centroids else {}
+        return {"centroids": published.recipe([self.centroids])} if self.centroids else {}
 
     def fit(self, rows: Rows, folder: str) -> None:
-        from curate.features import _centroid_sample  # torch takes seconds to load
+        from curate.features._clustering import centroid_sample  # torch takes seconds to load
 
         sample, done = _sample(folder), storage.exists(_notes(folder))
-        if not done and self.count and not _centroid_sample.drawn(sample):
+        if not done and self.count and not centroid_sample.drawn(sample):
             directions = self.kind.metric == "cosine"
             wanted = self.count * self.samples_per_centroid
-            _centroid_sample.draw(rows, sample, self.of, wanted, directions=directions)
+            centroid_sample.draw(rows, sample, self.of, wanted, directions=directions)
         if not done:
             for _ in rows.each(partial(_train, self, folder), [0]):
                 pass
@@ -169,7 +170,7 @@ class Clusters(FittedFeature):
         storage.remove(_checkpoints(folder))
 
     def assigner(self, folder: str) -> Callable[[Part], Columns]:
-        from curate.features._centroid_assignment import Assignment, assign
+        from curate.features._clustering.centroid_assignment import Assignment, assign
 
         levels = [self.learnt(folder, f"parents{n}") for n in range(1, len(self.levels) + 1)]
         centroids = self.learnt(folder, "centroids")
@@ -224,20 +225,20 @@ def _notes(folder: str) -> str:
 
 def _train(feature: Clusters, folder: str, _: int) -> None:
     """Learn everything from the files of the sample, and commit it; in one task."""
-    from curate.features import _centroid_training
+    from curate.features._clustering import centroid_training
 
     if feature.centroids:
-        file = (_arrays.read(feature.centroids, KEY), feature.centroids)
-        fine = _centroid_training.given(*file, feature.iterations, feature.kind)
+        file = (published.read(feature.centroids, KEY), feature.centroids)
+        fine = centroid_training.given(*file, feature.iterations, feature.kind)
     else:
         count = feature.count or 0
         how = (count, count * feature.samples_per_centroid, feature.iterations)
         folders = (_sample(folder), _checkpoints(folder))
-        fine = _centroid_training.trained(how, feature.kind, folders)
+        fine = centroid_training.trained(how, feature.kind, folders)
     arrays = {"centroids": fine.centroids, "sizes": fine.sizes}
     resample = feature.resample
     again = (resample.steps, resample.points) if resample else (0, None)
-    upper = _centroid_training.levels(fine, feature.levels, feature.kind, again)
+    upper = centroid_training.levels(fine, feature.levels, feature.kind, again)
     for number, level in enumerate(upper, 1):
         arrays[f"parents{number}"] = level.parents
         arrays[f"centroids{number + 1}"] = level.centroids

@@ -18,7 +18,7 @@ from pydantic import Field as Setting
 from curate import storage
 from curate.errors import ConfigError, CurateError, did_you_mean
 from curate.features import Columns, Dtype, Field, FittedFeature, Part, Rows
-from curate.features._tables import (
+from curate.features._given.tables import (
     FORMATS,
     KEY,
     Reading,

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from curate import pairs, storage
 from curate.errors import ConfigError
 from curate.features import Columns, Field, FittedFeature, Part, Rows
-from curate.features._hash_groups import Plan, clear, collapse, match, once, spread, state
+from curate.features._pairing.hash_groups import Plan, clear, collapse, match, once, spread, state
 from curate.pairs import partition_of
 from curate.shuffle import Exchange, partitions
 from filters import Batch, column

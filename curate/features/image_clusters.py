@@ -10,9 +10,10 @@ from pydantic import Field as Setting
 
 from curate import storage
 from curate.errors import ConfigError
-from curate.features import Feature, Field, _arrays
-from curate.features._array_files import ArrayFiles, Part
+from curate.features import Feature, Field
 from curate.features._embeddings import present
+from curate.features._given import published
+from curate.features._given.array_files import ArrayFiles, Part
 
 if TYPE_CHECKING:
     from curate.features._nearest import Nearest, NearestScorer
@@ -67,7 +68,7 @@ class ImageClusters(Feature):
         )
 
     def problems(self) -> list[str]:
-        found = _arrays.problems("centroids", [self._centroids()])
+        found = published.problems("centroids", [self._centroids()])
         found += self._targets().problems("targets")
         names = [_name(url) for url in (self.centroids, *self._targets().given)]
         return found + [
@@ -105,7 +106,7 @@ class ImageClusters(Feature):
 
     def _centroids(self) -> str:
         """The file of the centroids."""
-        if self.centroids.endswith(_arrays.ENDINGS):
+        if self.centroids.endswith(published.ENDINGS):
             return self.centroids
         inside = [storage.join(self.centroids, name) for name in CENTROIDS]
         return next((file for file in inside if storage.exists(file)), self.centroids)
@@ -130,7 +131,7 @@ class ImageClusters(Feature):
     def _read_centroids(self) -> np.ndarray:
         url = self._centroids()
         self._check(url)
-        array = _arrays.read(url, KEY)
+        array = published.read(url, KEY)
         if not len(array):
             raise ConfigError(f"{url} holds no rows")
         return array

@@ -56,7 +56,9 @@ class ImageFileScorer:
     batch = 64
 
     def prepare(self, picture: Picture) -> Facts:
-        from curate.features._decode import read_header  # Pillow loads only where pictures are
+        from curate.features._models.decoding import (
+            read_header,  # Pillow loads only where pictures are
+        )
 
         image = read_header(io.BytesIO(picture.body))
         return Facts(

@@ -11,10 +11,11 @@ from pydantic import Field as Setting
 from pydantic import PositiveInt
 
 from curate.errors import ConfigError
-from curate.features import Array, Feature, Field, _timm
+from curate.features import Array, Feature, Field
+from curate.features._models import timm_models
 
 if TYPE_CHECKING:
-    from curate.features._image_model import ImageModelScorer
+    from curate.features._models.image_model import ImageModelScorer
 
 Rgb = tuple[float, float, float]
 
@@ -71,7 +72,7 @@ class ImageModel(Feature):
         return (image, mirrored) if self.mirrored else (image,)
 
     def problems(self) -> list[str]:
-        found = _timm.problems(self.model, self.weights)
+        found = timm_models.problems(self.model, self.weights)
         if self.std is not None and min(self.std) <= 0:
             found.append(f"std: {min(self.std)} is not above 0, and colours are divided by it")
         return found
@@ -101,6 +102,8 @@ class ImageModel(Feature):
         return {name: value for name, value in given.items() if value is not None}
 
     def open(self, device: str) -> ImageModelScorer:
-        from curate.features._image_model import ImageModelScorer  # torch takes seconds to load
+        from curate.features._models.image_model import (
+            ImageModelScorer,  # torch takes seconds to load
+        )
 
         return ImageModelScorer(self, device)

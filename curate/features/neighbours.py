@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from curate import pairs, storage
 from curate.features import Columns, Field, FittedFeature, Part, Rows
 from curate.features._embeddings import NO_EMBEDDING, embeddings, present
-from curate.features._near_layout import NO_CLUSTER, fitted, numbers
+from curate.features._pairing.near_layout import NO_CLUSTER, fitted, numbers
 from filters import Batch
 
 NO_DIRECTION = "no_direction"  # the error class of an embedding of length 0, or beyond float32
@@ -72,13 +72,13 @@ class Neighbours(FittedFeature):
         )
 
     def fit(self, rows: Rows, folder: str) -> None:
-        from curate.features import _near_search  # torch takes seconds to load
+        from curate.features._pairing import near_search  # torch takes seconds to load
 
         if not storage.exists(_made(folder)):
-            rules = _near_search.Rules(self.floor, self.same, self.pairs_per_sample)
-            source = _near_search.Source(self.of, self.within)
-            storage.commit_json(_made(folder), _near_search.search(source, rules, rows, folder))
-        _near_search.clear(folder)
+            rules = near_search.Rules(self.floor, self.same, self.pairs_per_sample)
+            source = near_search.Source(self.of, self.within)
+            storage.commit_json(_made(folder), near_search.search(source, rules, rows, folder))
+        near_search.clear(folder)
 
     def assigner(self, folder: str) -> Callable[[Part], Columns]:
         floors = np.asarray(storage.read_array(storage.join(folder, "floors.npy")))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field as Setting
 
 from curate.errors import ConfigError
-from curate.features import Feature, Field, _arrays
+from curate.features import Feature, Field
+from curate.features._given import published
 
 if TYPE_CHECKING:
     from curate.features._target_products import NormSimScorer
@@ -45,19 +46,19 @@ class NormSim(Feature):
         return (Field("score", "float32", about),)
 
     def problems(self) -> list[str]:
-        found = _arrays.problems("targets", self._urls())
+        found = published.problems("targets", self._urls())
         return found if self._urls() else ["targets: the list of files is empty"]
 
     def recipe(self) -> dict[str, Any]:
         """The targets by their SHA-256."""
         if problems := self.problems():
             raise ConfigError(problems[0])
-        return {"targets": _arrays.recipe(self._urls())}
+        return {"targets": published.recipe(self._urls())}
 
     def open(self, device: str) -> NormSimScorer:
         from curate.features._target_products import NormSimScorer  # torch takes seconds to load
 
-        targets = {url: _arrays.read(url, KEY) for url in self._urls()}
+        targets = {url: published.read(url, KEY) for url in self._urls()}
         return NormSimScorer(targets, self.of, self.p, device)
 
     def _urls(self) -> Sequence[str]:

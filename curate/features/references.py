@@ -10,9 +10,9 @@ from pydantic import Field as Setting
 from curate import features
 from curate.errors import ConfigError
 from curate.features import Feature, Field
-from curate.features._array_files import ArrayFiles
-from curate.features._hash_files import HashFiles
-from curate.features._reference_pictures import (
+from curate.features._given.array_files import ArrayFiles
+from curate.features._given.hash_files import HashFiles
+from curate.features._given.reference_pictures import (
     PictureFiles,
     feature_of,
     holds_pictures,

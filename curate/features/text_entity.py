@@ -14,7 +14,7 @@ from pydantic import Field as Setting
 
 from curate.errors import ConfigError
 from curate.features import Columns, Feature, Field, Picture
-from curate.features import _wordnet as wordnet
+from curate.features._given import wordnet
 
 PACKAGED = "imagenet21k"  # timm's data/_info/imagenet21k_goog_synsets.txt
 CACHED = 1_000_000  # words whose entity is remembered

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import polars as pl
 
-from curate.features import _hamming, _hash_groups
+from curate.features._pairing import hamming, hash_groups
 from curate.pipeline import Options, run
 from curate.pipeline_file.config import load
 
@@ -39,10 +39,10 @@ def planted(count: int, radius: int) -> np.ndarray:
 
 def ours(hashes: np.ndarray, radius: int) -> np.ndarray:
     found = [np.empty(0, dtype=PAIR)]
-    for table in _hamming.tables(radius, len(hashes)):
-        buckets = _hamming.Buckets.of(hashes, table, _hash_groups.REACH)
-        assert buckets.left_out(_hash_groups.REACH) == 0
-        found += _hamming.matches(hashes, radius, table, buckets, _hash_groups.REACH)
+    for table in hamming.tables(radius, len(hashes)):
+        buckets = hamming.Buckets.of(hashes, table, hash_groups.REACH)
+        assert buckets.left_out(hash_groups.REACH) == 0
+        found += hamming.matches(hashes, radius, table, buckets, hash_groups.REACH)
     return np.sort(np.concatenate(found))
 
 

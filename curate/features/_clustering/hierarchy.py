@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from curate.features._centroid_rows import Points, lengths
-from curate.features._centroid_search import Search
-from curate.features._kmeans import Method, State, kmeans, nearest
+from curate.features._clustering.centroid_rows import Points, lengths
+from curate.features._clustering.centroid_search import Search
+from curate.features._clustering.kmeans import Method, State, kmeans, nearest
 
 ROUNDS = 64  # in which the rows to begin with are drawn
 NOISE = 1e-6  # of the largest square: a smaller distance is the error of a product

@@ -11,10 +11,10 @@ import numpy as np
 from curate import storage
 from curate.errors import ConfigError
 from curate.features import Part
-from curate.features._collapse import hashes
-from curate.features._dense import Probes, Rules
 from curate.features._embeddings import embeddings
-from curate.features._near_layout import (
+from curate.features._pairing.collapse import hashes
+from curate.features._pairing.dense import Probes, Rules
+from curate.features._pairing.near_layout import (
     HEAD,
     NO_CLUSTER,
     Layout,

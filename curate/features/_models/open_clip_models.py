@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 LOCAL_DIR = "local-dir:"
 QUICKSTART = "quickstart"  # the model that ships with this package
-QUICKSTART_FOLDER = Path(__file__).parents[1] / "quickstart" / "clip"
+QUICKSTART_FOLDER = Path(__file__).parents[2] / "quickstart" / "clip"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 CONFIG = "open_clip_config.json"
 # The order in which open_clip looks for weights in a folder.

@@ -9,10 +9,18 @@ import numpy as np
 
 from curate import pairs, storage
 from curate.features import Rows
-from curate.features._dense import Expected, Probes, Rules, Twins, expected, save_thinned, thin
-from curate.features._near_layout import Layout
-from curate.features._near_pairs import TALLY, find, tally_file
-from curate.features._near_sending import Source, count, joined, send
+from curate.features._pairing.dense import (
+    Expected,
+    Probes,
+    Rules,
+    Twins,
+    expected,
+    save_thinned,
+    thin,
+)
+from curate.features._pairing.near_layout import Layout
+from curate.features._pairing.near_pairs import TALLY, find, tally_file
+from curate.features._pairing.near_sending import Source, count, joined, send
 from curate.pairs import PAIR, TWIN
 
 QUERIES = 1024  # samples, those of the smallest draws, whose neighbours tell the recall

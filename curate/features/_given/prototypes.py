@@ -10,8 +10,8 @@ import polars as pl
 
 from curate.errors import ConfigError
 from curate.features import Columns, Picture
-from curate.features._array_files import ArrayFiles
 from curate.features._embeddings import NO_EMBEDDING, embeddings
+from curate.features._given.array_files import ArrayFiles
 from curate.features._nearest import Nearest
 from curate.features._products import unit
 

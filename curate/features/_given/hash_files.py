@@ -11,7 +11,7 @@ from polars.exceptions import PolarsError
 
 from curate import storage
 from curate.errors import ConfigError
-from curate.features._array_files import Part, identity, is_many, listed, within
+from curate.features._given.array_files import Part, identity, is_many, listed, within
 
 ENDINGS = (".npy", ".parquet")
 

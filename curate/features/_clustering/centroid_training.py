@@ -11,10 +11,10 @@ import numpy as np
 
 from curate import storage
 from curate.errors import ConfigError
-from curate.features import _centroid_sample, _hierarchy
-from curate.features._centroid_rows import Checked, Points, unit
-from curate.features._hierarchy import Level, Resampling
-from curate.features._kmeans import Method, State, kmeans
+from curate.features._clustering import centroid_sample, hierarchy
+from curate.features._clustering.centroid_rows import Checked, Points, unit
+from curate.features._clustering.hierarchy import Level, Resampling
+from curate.features._clustering.kmeans import Method, State, kmeans
 
 if TYPE_CHECKING:
     from curate.features.clusters import Kind
@@ -54,7 +54,7 @@ def trained(how: tuple[int, int, int], kind: Kind, folders: tuple[str, str]) -> 
         folders: Of the sample, and of the checkpoints.
     """
     count, wanted, iterations = how
-    sample = _centroid_sample.read(folders[0], wanted, count)
+    sample = centroid_sample.read(folders[0], wanted, count)
     directions = kind.metric == "cosine"
     method = Method(iterations, kind.spherical, 1.0 if directions else sample.longest)
     points = Points(sample.pieces, directions)
@@ -113,7 +113,7 @@ def levels(
     directions = kind.metric == "cosine"
     resampling = Resampling(*again)
     for count in counts:
-        level = _hierarchy.above(below, count, fine.method, resampling, directions=directions)
+        level = hierarchy.above(below, count, fine.method, resampling, directions=directions)
         made.append(level)
         below = level.centroids
     return made

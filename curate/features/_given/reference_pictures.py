@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from curate import features, storage
 from curate.errors import ConfigError, StorageError, did_you_mean
 from curate.features import Columns, Feature, Picture, Scorer, Unscorable
-from curate.features._array_files import identity, is_many, listed, within
+from curate.features._given.array_files import identity, is_many, listed, within
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,7 +12,7 @@ import numpy as np
 from curate import storage
 from curate.errors import ConfigError
 from curate.features import Part, Rows
-from curate.features._centroid_rows import Checked
+from curate.features._clustering.centroid_rows import Checked
 from curate.features._embeddings import embeddings
 
 SALT = "sample"

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from curate.features._timm import ISC_BACKBONE
+from curate.features._models.timm_models import ISC_BACKBONE
 
 WIDTH = 256
 PREPARATION = {

@@ -22,9 +22,10 @@ from torch.nn.functional import normalize
 from torchvision.transforms import Compose, Normalize
 
 from curate.errors import ConfigError
-from curate.features import Columns, Picture, Unscorable, _isc
-from curate.features._passes import Passes
-from curate.features._timm import ISC
+from curate.features import Columns, Picture, Unscorable
+from curate.features._models import isc21
+from curate.features._models.passes import Passes
+from curate.features._models.timm_models import ISC
 
 if TYPE_CHECKING:
     import polars as pl
@@ -127,9 +128,9 @@ def _load(recipe: ImageModel) -> tuple[nn.Module, dict[str, Any]]:
     """(network with its weights, timm's data configuration) of a recipe."""
     weights = _weights(recipe.weights)
     if recipe.model == ISC:
-        isc = _isc.IscNetwork()
+        isc = isc21.IscNetwork()
         _fit(isc, weights, recipe, ())
-        return isc, {**_isc.PREPARATION, **recipe.preparation()}
+        return isc, {**isc21.PREPARATION, **recipe.preparation()}
     known: Any = timm.get_pretrained_cfg(recipe.model)
     if known is None:
         raise ConfigError(f"model: timm {timm.__version__} has no {recipe.model!r}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curate import pairs, storage
-from curate.features import _hamming
+from curate.features._pairing import hamming
 from curate.pairs import PAIR, TWIN
 from curate.shuffle import Exchange
 
@@ -104,7 +104,7 @@ class Plan:
     @property
     def bands(self) -> list[int]:
         """Masks, in one of which a pair has equal bits; () where entries need not travel."""
-        return _hamming.bands(self.radius + 1) if self.groups else []
+        return hamming.bands(self.radius + 1) if self.groups else []
 
     def exchange(self, band: int) -> Exchange:
         """Entries on their way to where those are that are equal in a band."""
@@ -121,19 +121,19 @@ class Plan:
         """Tasks of `match`."""
         if self.groups:
             return len(self.bands) * self.groups
-        return min(len(_hamming.tables(self.radius, self.entries)), _TASKS)
+        return min(len(hamming.tables(self.radius, self.entries)), _TASKS)
 
-    def share(self, task: int) -> tuple[np.ndarray, list[_hamming.Table]]:
+    def share(self, task: int) -> tuple[np.ndarray, list[hamming.Table]]:
         """([N] ENTRY by hash, the tables that a task of `match` sorts them by)."""
         if self.groups:
             band, group = divmod(task, self.groups)
             entries = _in_order(self.exchange(band).read(group))
             mask = self.bands[band]
             alike = len(entries) // max(1, len(np.unique(entries["hash"] & np.uint64(mask))))
-            return entries, _hamming.tables(self.radius, alike, mask, self.bands[:band])
+            return entries, hamming.tables(self.radius, alike, mask, self.bands[:band])
         files = (_entries(self.folder, file) for file in range(self.files))
         entries = _in_order(np.concatenate([storage.read_array(file) for file in files]))
-        return entries, _hamming.tables(self.radius, self.entries)[task :: self.matches]
+        return entries, hamming.tables(self.radius, self.entries)[task :: self.matches]
 
 
 def _in_order(entries: np.ndarray) -> np.ndarray:
@@ -173,11 +173,11 @@ def match(plan: Plan, limit: int, task: int) -> tuple[int, int]:
 def _match(plan: Plan, limit: int, task: int) -> tuple[int, int]:
     entries, tables = plan.share(task)
     hashes = np.ascontiguousarray(entries["hash"])
-    found, left_out = _hamming.Nearest(len(hashes), limit), 0
+    found, left_out = hamming.Nearest(len(hashes), limit), 0
     for table in tables:
-        buckets = _hamming.Buckets.of(hashes, table, REACH)
+        buckets = hamming.Buckets.of(hashes, table, REACH)
         left_out += buckets.left_out(REACH)
-        for some in _hamming.matches(hashes, plan.radius, table, buckets, REACH):
+        for some in hamming.matches(hashes, plan.radius, table, buckets, REACH):
             found.add(_meant(entries, some))
     kept = found.kept()
     told = np.empty(len(kept), dtype=PAIR)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from curate import pairs, storage
-from curate.features._collapse import first_equal
-from curate.features._dense import Rules, Twins
-from curate.features._near_layout import HEAD, NO_CLUSTER, Layout, Task, opened
+from curate.features._pairing.collapse import first_equal
+from curate.features._pairing.dense import Rules, Twins
+from curate.features._pairing.near_layout import HEAD, NO_CLUSTER, Layout, Task, opened
 from curate.features._products import (
     Found,
     Loaded,

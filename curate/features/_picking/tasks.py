@@ -11,8 +11,8 @@ import numpy as np
 from curate import storage
 from curate.errors import ConfigError
 from curate.features import Rows
-from curate.features._clip_cov import Similarities, open_threads, sequence
-from curate.features._clip_cov_cells import Cells, directions
+from curate.features._picking.cells import Cells, directions
+from curate.features._picking.greedy import Similarities, open_threads, sequence
 from curate.shuffle import Exchange
 from filters._top import exact_share
 

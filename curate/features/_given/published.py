@@ -14,7 +14,7 @@ import numpy as np
 
 from curate import storage
 from curate.errors import ConfigError, StorageError
-from curate.features import _pickled
+from curate.features._given import pickles
 
 ENDINGS = (".npy", ".pt", ".pth")
 
@@ -71,16 +71,16 @@ def _read_torch(url: str, key: str) -> np.ndarray:
 
     body = storage.read(url)
     pickled = _pickle_in(body)
-    protocol = _pickled.protocol_of(pickled or body)
+    protocol = pickles.protocol_of(pickled or body)
     try:
-        if protocol in _pickled.PROTOCOLS:
-            value = _pickled.load(pickled)
+        if protocol in pickles.PROTOCOLS:
+            value = pickles.load(pickled)
         else:
             with torch.serialization.safe_globals(_numpy_globals()):
                 value = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, _pickled.Refused):
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, pickles.Refused):
         # Torch's own words tell how to unpickle anything: nobody should.
-        if protocol in _pickled.PROTOCOLS:
+        if protocol in pickles.PROTOCOLS:
             raise ConfigError(
                 f"{url} is damaged, or holds more than arrays: of pickle protocol {protocol}, only "
                 "numpy arrays are read, and of protocol 2 tensors too. Save it again with `np.save`"

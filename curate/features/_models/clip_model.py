@@ -16,13 +16,13 @@ from torchvision.transforms import Compose, Normalize
 
 from curate.errors import ConfigError
 from curate.features import Columns, Picture, Unscorable
-from curate.features._passes import Passes
+from curate.features._models.passes import Passes
 from curate.features.clip import MAX_CHARACTERS, Clip
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.features._open_clip import Source
+    from curate.features._models.open_clip_models import Source
 
 MAX_RESIZED_PIXELS = 1 << 24  # 50 MB: `shortest` enlarges the long side of a narrow picture too
 MAX_CACHED_WORDS = 500_000  # open_clip's tokenizer keeps every word it ever met, 150 bytes each

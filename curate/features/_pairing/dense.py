@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 from curate import storage
-from curate.features._collapse import Leaders, first_equal
-from curate.features._near_layout import Layout, opened
+from curate.features._pairing.collapse import Leaders, first_equal
+from curate.features._pairing.near_layout import Layout, opened
 from curate.features._products import Products, triangle_at_least, unit
 from curate.pairs import TWIN
 from curate.shuffle import Exchange, partitions

@@ -17,8 +17,8 @@ from threading import Lock
 import numpy as np
 import torch
 
-from curate.features._centroid_rows import Points, lengths, unit
-from curate.features._centroid_search import Ranking, Search
+from curate.features._clustering.centroid_rows import Points, lengths, unit
+from curate.features._clustering.centroid_search import Ranking, Search
 
 BITS = 24  # of a distance in a sum: 2^29 of them can be added exactly
 SPLIT = 1 / 1024  # by which the halves of a cluster are moved apart, as in FAISS

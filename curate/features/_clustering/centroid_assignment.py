@@ -13,8 +13,8 @@ import torch
 
 from curate.errors import ConfigError
 from curate.features import Columns, Part
-from curate.features._centroid_rows import Checked, lengths, unit
-from curate.features._centroid_search import Nearest, Search
+from curate.features._clustering.centroid_rows import Checked, lengths, unit
+from curate.features._clustering.centroid_search import Nearest, Search
 from curate.features._embeddings import NO_EMBEDDING, embeddings
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import numpy as np
 
 from curate import storage
 from curate.errors import ConfigError, StorageError
-from curate.features import _arrays
 from curate.features._embeddings import present
+from curate.features._given import published
 
-ENDINGS = (*_arrays.ENDINGS, ".npz")
+ENDINGS = (*published.ENDINGS, ".npz")
 ROWS = ".rows.npy"  # beside the arrays of a step's folder: which rows of the shard they are of
 PT_KEY = "image_features"  # of a published dict of embeddings
 
@@ -94,7 +94,7 @@ class ArrayFiles:
         """[N, D] of one file, in its own precision."""
         if file.endswith(".npz"):
             return _checked(file, _read_npz(file, self.key))
-        return _arrays.read(file, self.pt_key)
+        return published.read(file, self.pt_key)
 
     def _part(self, name: str, file: str) -> Part:
         array = self.read_file(file)
@@ -172,7 +172,7 @@ def identity(given: str, named: Sequence[tuple[str, str]]) -> dict[str, str | in
 
 def _problems(field: str, file: str) -> list[str]:
     if not file.endswith(".npz"):
-        return _arrays.problems(field, [file])
+        return published.problems(field, [file])
     return [] if storage.exists(file) else [f"{field}: there is no file {file}"]
 
 

@@ -1,0 +1,1 @@
+"""What `clusters` is made of: a sample, k-means, hierarchies, assignment."""

@@ -1,0 +1,1 @@
+"""What users give as files: arrays, hashes, pictures, prototypes, tables, word lists."""

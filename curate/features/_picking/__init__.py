@@ -1,0 +1,1 @@
+"""What `clip_cov` is made of: classes cut into cells, the greedy walk, its tasks."""
