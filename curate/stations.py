@@ -21,7 +21,7 @@ from curate.phases import Run, download_content
 from curate.pipeline_file.schema import Resources
 from curate.pools.pool import Pool, Unit
 from curate.records import Done
-from curate.runner import Lost, Needs, Stage
+from curate.runner import LocalRunner, Lost, Needs, Stage
 from curate.step import fingerprint
 
 
@@ -132,7 +132,9 @@ def _run_stations(
     if not wanted:
         return lost
     units = (unit for unit in run.pool.units() if unit.number in wanted)
-    if isinstance(run.plan.steps[stations[0].place.steps[0]], FittedFeature):
+    first = run.plan.steps[stations[0].place.steps[0]]
+    spreads = isinstance(first, FittedFeature) and first.assigns_on_gpu
+    if isinstance(first, FittedFeature) and (not spreads or isinstance(run.runner, LocalRunner)):
         _assign(run, stations[0], units)
         stations = stations[1:]
         units = (unit for unit in run.pool.units() if unit.number in wanted)

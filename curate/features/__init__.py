@@ -191,6 +191,7 @@ class FittedFeature(Feature):
 
     outside_recipe: ClassVar[tuple[str, ...]] = ("when_changed",)  # changes no fresh result
     resumes: ClassVar[bool] = False  # whether `fit` goes on from what a killed one left
+    assigns_on_gpu: ClassVar[bool] = False  # whether giving values is work for GPUs, as fitting is
 
     fit_on: Literal["survivors", "pool"] = Setting(
         "survivors", description="the samples it is fitted on, which are those that get values"

@@ -68,6 +68,7 @@ class Clusters(FittedFeature):
     version: ClassVar[int] = 1
     gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
+    assigns_on_gpu: ClassVar[bool] = True
 
     name: str = "clusters"
     of: str = Setting("clip.image", description="the array column of embeddings")
