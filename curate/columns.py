@@ -17,6 +17,7 @@ from curate.pools.shard_table import pool_folder
 from curate.sample import PICTURE_TAR, format_uids, make_uids
 from filters import structured
 
+_SMALL = 131_072  # rows; of a larger part the whole file is read as fast
 ROW = "row"  # row of the block, uint32; the key of every scalar file
 
 
@@ -81,6 +82,22 @@ class Store:
         if len(frames) == 1:
             return frames[0]
         return _merged(frames)
+
+    def read_there(self, span: Span, fields: list[str]) -> pl.DataFrame | None:
+        """`row` and fields of a small part of a block, without the rest of it.
+
+        None where it is no small part, or where not every row up to its end is stored.
+        """
+        url = self.block_file(span.block)
+        if not 0 < len(span) <= _SMALL or self._part_files(span.block, span.unit):
+            return None
+        if not storage.exists(url):
+            return None
+        found = read_slice(url, [ROW, *fields], span.start, len(span))
+        if found.height < len(span):
+            return None
+        # Rows ascend: where the last is at its own place, so are all before it.
+        return found if found[ROW][-1] == span.stop - 1 else None
 
     def rows(self, block: int, unit: int | None = None) -> np.ndarray:
         """[K] uint32: the rows of a block that are stored, sorted."""
@@ -209,7 +226,11 @@ def _aligned(work: str, owner: str, fields: list[str], span: Span) -> pl.DataFra
     fields = list(dict.fromkeys(fields))
     if owner == "pool":
         return read_pool(work, fields, span)
-    found = store(work, owner).read(span.block, fields, span.unit)
+    own = store(work, owner)
+    there = own.read_there(span, fields)
+    if there is not None:
+        return there
+    found = own.read(span.block, fields, span.unit)
     index = pl.DataFrame({ROW: np.arange(span.start, span.stop, dtype=np.uint32)})
     whole = 0 < found.height == len(span) and span.start == 0
     if whole and found[ROW][-1] == span.stop - 1:
