@@ -29,6 +29,7 @@ from filters import (
     Verdict,
     judge,
 )
+from filters._pairs import PairFilter
 from filters._quota import QuotaFilter
 
 States = dict[str, State]  # {filter name: what it learnt}
@@ -212,6 +213,13 @@ def write_groups(
     found = found.after(group.step.name, group.explained(said, rows, told))
     fates.write(plan.work, group.step.name, span.block, found)
     return found.counts()
+
+
+def count_blind(plan: Compiled, before: str, index: int, span: Span) -> int:
+    """How many survivors of a block may have duplicates that were not looked for."""
+    step = plan.steps[index]
+    assert isinstance(step, PairFilter), step
+    return step.blind(batch_of(plan, index, span, fates.read(plan.work, before, span).rows))
 
 
 def summarize_groups(plan: Compiled, before: str, index: int, span: Span) -> Summary:

@@ -66,6 +66,10 @@ def fit_record(work: str, name: str) -> dict[str, Any]:
     return {key: seal[key] for key in ("samples", "notes")}
 
 
+def _nobody() -> None:
+    """Nobody asked to be told."""
+
+
 @dataclass(frozen=True)
 class UnitRows:
     """The samples that a feature is fitted on; a task takes the parts of a unit, one by one."""
@@ -75,6 +79,7 @@ class UnitRows:
     runner: Runner
     lease: Lease
     count: int
+    tell: Callable[[], None] = _nobody  # of each task that is done
 
     @property
     def parts(self) -> int:
@@ -120,6 +125,7 @@ class UnitRows:
     def _watched(self, results: Iterator[Result]) -> Iterator[Result]:
         for result in results:
             self.lease.check()
+            self.tell()
             yield result
 
 

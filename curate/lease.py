@@ -114,17 +114,26 @@ def _gone(holder: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
+    state = _stat(pid)
+    if state[:1] in (["Z"], ["X"]):  # dead, and its parent has not asked yet how it died
+        return True
     return _born(pid) != holder.get("born")  # the number was given to another process since
 
 
 def _born(pid: int) -> str:
     """When a process began, in the kernel's ticks; empty where /proc does not say."""
-    try:
-        from pathlib import Path
+    state = _stat(pid)
+    return state[19] if len(state) > 19 else ""
 
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process from its state on; [] where it says nothing."""
+    from pathlib import Path
+
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
-        return ""
+        return []
 
 
 def _described(holder: dict[str, Any] | None) -> str:

@@ -54,7 +54,8 @@ def _found(folder: str, kind: str, task: int) -> str:
 def settle(rows: Rows, folder: str, tasks: int, better: Better) -> dict[str, int]:
     """Join what the tasks found to connected parts, each whole in one partition.
 
-    The driver holds 32 bytes for each sample that has a neighbour, a task one partition.
+    The driver holds some 130 bytes for each sample that has a neighbour, of which there may be up
+    to 2**31; a task holds one partition, and who is in which part.
 
     Args:
         rows: What runs tasks.
@@ -68,7 +69,9 @@ def settle(rows: Rows, folder: str, tasks: int, better: Better) -> dict[str, int
     settled = storage.join(folder, "pairs.json")
     if storage.exists(settled):  # by a search that was stopped right after
         return {name: made for name, made in storage.read_json(settled).items() if name in COUNTS}
-    forests = list(rows.each(partial(_forest, folder), range(tasks)))
+    for _ in rows.each(partial(_forest, folder), range(tasks)):
+        pass
+    forests = [storage.read_array(_found(folder, "forest", task)) for task in range(tasks)]
     vertices = _parts(np.concatenate([np.empty(0, VERTEX), *forests]))
     storage.commit_array(storage.join(folder, "found", "parts.npy"), vertices)
     sizes = [storage.size(_found(folder, "pairs", task)) for task in range(tasks)]
@@ -122,13 +125,14 @@ def _read_found(folder: str, task: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(pairs), np.asarray(twins)
 
 
-def _forest(folder: str, task: int) -> np.ndarray:
-    """[V] VERTEX of one task's finds: of its parts only who is in them matters from here on."""
+def _forest(folder: str, task: int) -> None:
+    """Commit the [V] VERTEX of a task's finds: only who is in which part matters from here on."""
     pairs, twins = _read_found(folder, task)
-    return _union(
+    forest = _union(
         np.concatenate([pairs["left"], twins["member"]]),
         np.concatenate([pairs["right"], twins["of"]]),
     )
+    storage.commit_array(_found(folder, "forest", task), forest)
 
 
 def _parts(forest: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from curate.runner import Runner, fold
 from curate.shuffle import MEMBER, Exchange
 from curate.step import fingerprint
 from filters import Counts, GroupFilter, PoolFilter, State, Unbound
+from filters._pairs import PairFilter
 from filters._quota import QuotaFilter
 
 
@@ -160,7 +161,7 @@ def barrier(run: Run, index: int) -> None:
     run.chain = linked(run, run.chain, step)
     if not _reuse(run, step.name):
         if isinstance(step, GroupFilter):
-            state = _quotas(run, index, step) if isinstance(step, QuotaFilter) else {}
+            state = _learnt(run, index, step)
             run.counts = _grouped(run, index, step, state)
             states: States = {step.name: state}
         else:
@@ -204,6 +205,17 @@ def _grouped(run: Run, index: int, step: GroupFilter, state: State) -> pl.DataFr
     counts = run.map_counts(write, step.name)
     storage.remove(folder)
     return counts
+
+
+def _learnt(run: Run, index: int, step: GroupFilter) -> State:
+    """What a group filter knows before it decides, or what there is to say of it."""
+    if isinstance(step, QuotaFilter):
+        return _quotas(run, index, step)
+    if not isinstance(step, PairFilter):
+        return {}
+    work = partial(decide.count_blind, run.plan, run.before, index)
+    blind = sum(run.runner.map(work, run.spans(), step.name))
+    return {"rows_not_compared": blind} if blind else {}
 
 
 def _quotas(run: Run, index: int, step: QuotaFilter) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from curate import columns
 from curate.columns import Span, store
 from curate.compiled import Compiled, Phase, columns_given, is_scorer
 from curate.downloads.download import Download
+from curate.errors import ConfigError
 from curate.features import Feature, FittedFeature
 from curate.fitted import Fitting, UnitRows, fit, fitted_on
 from curate.flow import Place, failed_rows, missing, open_stage
@@ -77,7 +79,8 @@ def flow(run: Run, phase: Phase) -> None:
     stations = [_station(run.plan, place) for place in places]
     for station in stations:
         run.recorder.begin(station.name, len(wanted))
-    lost = _run_stations(run, stations, wanted)
+    with _naming("+".join(station.name for station in stations)):
+        lost = _run_stations(run, stations, wanted)
     for station in stations:
         run.recorder.end(station.name)
     for name in (run.plan.steps[index].name for place in places for index in place.steps):
@@ -95,11 +98,22 @@ def _fit(run: Run, index: int) -> None:
         count = run.states["pool"]["rows"]
     label = f"{fitting.feature.name}: fit"
     run.recorder.begin(label, 0)
-    fit(
-        UnitRows(fitting, run.pool, run.runner, run.lease, count),
-        fitted_on(fitting, seen_by(run, fitting)),
-    )
+    tell = partial(run.recorder.task, label)
+    rows = UnitRows(fitting, run.pool, run.runner, run.lease, count, tell)
+    with _naming(fitting.feature.name):
+        fit(rows, fitted_on(fitting, seen_by(run, fitting)))
     run.recorder.end(label)
+
+
+@contextmanager
+def _naming(step: str) -> Iterator[None]:
+    """Say of which step an error is that a value of the user's caused while it ran."""
+    try:
+        yield
+    except ConfigError as error:
+        if type(error) is not ConfigError or str(error).startswith(step):
+            raise
+        raise ConfigError(f"{step}: {error}") from None
 
 
 def seen_by(run: Run, fitting: Fitting) -> str:

@@ -62,6 +62,10 @@ class PairFilter(GroupFilter):
         """[N] bool: who has what it takes to look for neighbours."""
         return batch.frame.select(column(f"{self.of}.count").is_not_null()).to_series().to_numpy()
 
+    def blind(self, batch: Batch) -> int:
+        """How many samples may have duplicates that were not looked for."""
+        return 0
+
     def label(self, batch: Batch) -> np.ndarray:
         """[N] uint64: a pair counts only where both have the same."""
         return np.zeros(batch.frame.height, dtype=np.uint64)

@@ -66,11 +66,11 @@ class Decontaminate(RowFilter):
     def refusals(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
         compared = before.get(self.of or "", {}).get("of", "")
         model = before.get(compared.partition(".")[0], {}).get("model")
-        if self.at_least is not None or self.at_most is not None or model in (None, ISC21_MODEL):
+        if self.at_least is not None or self.at_most is not None or model == ISC21_MODEL:
             return []
         return [
-            f"at_most: {ISC21} is the threshold of {ISC21_MODEL}, and {compared} is by {model}: "
-            "give `at_most:`, the highest cosine that passes"
+            f"at_most: {ISC21} is the threshold of {ISC21_MODEL}, and {compared} is by "
+            f"{model or 'a model unknown here'}: give `at_most:`, the highest cosine that passes"
         ]
 
     def _near(self) -> str:

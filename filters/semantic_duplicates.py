@@ -17,7 +17,9 @@ class SemanticDuplicates(PairFilter):
 
     Samples are walked by (`keep` column, uid), so nobody goes for the sake of one that is gone, and
     a chain does not swallow a group. The pairs are those of a `neighbours` step: another threshold
-    needs no new products, and none may be below that step's `floor`.
+    needs no new products; it lies between that step's `floor` and its `same`. Where that step had
+    to raise the floor of a crowded cluster above the threshold, duplicates may stay there:
+    `rows_not_compared` in the report says how many rows it may concern.
 
     `parity: semdedup` is the rule of SemDeDup's code (2303.09540): only pairs of one cluster, a
     cosine above the threshold (1 - epsilon), farthest from the centroid first (unless `keep` says
@@ -62,7 +64,13 @@ class SemanticDuplicates(PairFilter):
         return f"{step}.floor" in available
 
     def refusals(self, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        floor = before.get(str(self.of), {}).get("floor", 0.0)
+        finder = before.get(str(self.of), {})
+        floor, same = finder.get("floor", 0.0), finder.get("same", 1.0)
+        if self.threshold > same:
+            return [
+                f"threshold {self.threshold} is above `same: {same}` of {self.of}, from which on "
+                "samples of a crowded cluster count as one: raise `same`, or lower `threshold`"
+            ]
         if self.threshold >= floor:
             return []
         return [
@@ -71,10 +79,14 @@ class SemanticDuplicates(PairFilter):
         ]
 
     def needs(self) -> tuple[str, ...]:
-        if self.parity is None:
-            return super().needs()
-        own = (f"{self.clusters}.cluster", f"{self.clusters}.distance")
+        own = [f"{self.of}.floor"]
+        if self.parity is not None:
+            own += [f"{self.clusters}.cluster", f"{self.clusters}.distance"]
         return tuple(dict.fromkeys([*super().needs(), *own]))
+
+    def blind(self, batch: Batch) -> int:
+        raised = column(f"{self.of}.floor") > self.threshold
+        return int(batch.frame.select(raised.fill_null(value=False).sum()).item())
 
     def label(self, batch: Batch) -> np.ndarray:
         if self.parity is None:

@@ -116,6 +116,23 @@ def test_a_hierarchy_of_clusters_is_balanced_from_the_top(tmp_path):
     assert kept["kept"].sum() == 200
 
 
+@pytest.mark.parametrize(("most", "there"), [(5, True), (1000, False)])
+def test_duplicates_that_were_not_looked_for_are_told(tmp_path, most, there):
+    rng = np.random.default_rng(4)
+    crowd = rng.normal(size=WIDTH) + 0.2 * rng.normal(size=(300, WIDTH))
+    pool = embed(400, WIDTH)
+    pool = Embedded(pool.frame, unit(np.concatenate([crowd, pool.image[300:]])), pool.text)
+    steps = (
+        {"neighbours": {"of": "l14_img", "floor": 0.8, "pairs_per_sample": most, "same": 0.9999}},
+        {"semantic_duplicates": 0.85},
+    )
+    outcome = Pipeline(tmp_path, pool.write(tmp_path / "in"), steps).run()
+    (said,) = steps_of(outcome)["semantic_duplicates"]["filters"]
+    assert ("rows_not_compared" in said["learnt"]) is there
+    if there:
+        assert said["learnt"]["rows_not_compared"] >= 300
+
+
 def steps_of(outcome: Outcome) -> dict[str, dict]:
     return {step["name"]: step for step in outcome.report["steps"]}
 

@@ -89,7 +89,9 @@ def test_the_threshold_of_one_model_is_none_for_another():
         "at_most: 0.604169 is the threshold of isc_ft_v107, and image_model.image is by "
         "vit_large_patch14_dinov2: give `at_most:`, the highest cosine that passes"
     ]
-    of_pool = {"references": {"of": "dedup"}}
-    assert Decontaminate().bind(COSINE).refusals(of_pool) == [], "a column of the pool"
+    of_pool = {"references": {"of": "dedup"}}  # a column of the pool
+    (problem,) = Decontaminate().bind(COSINE).refusals(of_pool)
+    assert "dedup is by a model unknown here" in problem
+    assert Decontaminate(at_most=ISC21).bind(COSINE).refusals(of_pool) == []
     hashes = {"hashes": {"of": "perceptual_hash.phash"}, "perceptual_hash": {"hash": "phash"}}
     assert Decontaminate(at_least=5).bind(HASHES).refusals(hashes) == []

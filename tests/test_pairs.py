@@ -245,6 +245,11 @@ def test_what_a_step_does_not_look_for_cannot_be_asked():
         SemanticDuplicates(name="s", threshold=0.9, of="pairs").refusals({"pairs": {"floor": 0.9}})
         == []
     )
+    high = SemanticDuplicates(name="s", threshold=0.999, of="pairs")
+    assert high.refusals({"pairs": {"floor": 0.9, "same": 0.995}}) == [
+        "threshold 0.999 is above `same: 0.995` of pairs, from which on samples of a crowded "
+        "cluster count as one: raise `same`, or lower `threshold`"
+    ]
     far = NearDuplicates(name="n", distance=8, of="pairs").refusals({"pairs": {"radius": 6}})
     assert far == [
         "distance 8 is above the radius 6 of pairs: pairs farther apart are not looked for; lower "

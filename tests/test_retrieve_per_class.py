@@ -176,7 +176,7 @@ def test_no_order_no_file_and_no_block_changes_who_stays(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "Field required"),
+        ({}, "`count` must be given"),
         ({"count": 0}, "greater than 0"),
         ({"count": 5, "classes": "other"}, "other is no step before this one"),
     ],

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from object_store import object_store
 
 from curate import lease, storage
 from curate.errors import StorageError, WorkInUse
+from curate.lease import held
 from curate.parquet import read_parquet, write_parquet
 
 
@@ -263,6 +265,22 @@ def test_a_lease_keeps_others_out_and_is_given_back(root):
             pass
         assert storage.read_json(storage.join(root, "lease")) == holder
     assert not storage.exists(storage.join(root, "lease"))
+
+
+def test_a_dead_process_that_nobody_has_buried_holds_nothing(tmp_path):
+    script = "import sys, time; from curate.lease import held\n"
+    script += "with held(sys.argv[1], steal='refuse'): print('here', flush=True); time.sleep(60)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "here\n"
+    with pytest.raises(WorkInUse), held(str(tmp_path), steal="refuse"):
+        pass
+    child.kill()
+    while Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.01)
+    with held(str(tmp_path), steal="refuse"):
+        child.wait()  # only now it is buried
 
 
 def test_a_lease_is_given_back_when_a_run_fails(root):

@@ -22,7 +22,10 @@ from curate.features._given.reference_pictures import (
 if TYPE_CHECKING:
     from curate.features._references import ReferencesScorer
 
-CLIP_ARRAYS = ("b32_img", "l14_img")  # of DataComp's metadata
+CLIP_ARRAYS = (  # of DataComp's metadata, and of clip-retrieval
+    *("b32_img", "b32_txt", "l14_img", "l14_txt"),
+    *("img_emb", "text_emb"),
+)
 NO_CLIP = (
     "{} comes from a CLIP, which is no copy detector: at a precision of 0.9 it finds 2 % of the "
     "copies (DataComp, 2304.14108, App. F). Take `image_model` with `model: isc_ft_v107`, or "

@@ -321,6 +321,8 @@ def _validate(model: type[M], values: Any, path: Path, reading: _Reading) -> M |
             given = found.get("input")
             if found["type"] != "value_error" and isinstance(given, (str, int, float, bool)):
                 message += f" (got {given!r})"
+            if found["type"] == "missing":
+                message = f"`{found['loc'][-1]}` must be given"
             reading.add((*path, *inner), message)
         return None
 
