@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import warnings
 from pathlib import Path
 
@@ -30,12 +29,7 @@ def pixels_of(body: bytes) -> np.ndarray:
 
 
 def real(count: int) -> list[np.ndarray]:
-    try:
-        real_pictures.fetch()
-    except real_pictures.Unavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    real_pictures.fetch_or_skip()
     pairs = real_pictures.clipart(900) + real_pictures.stamps(100)
     paths = [pair.path for pair in pairs if pair.path.suffix == ".png"][:count]
     return [np.array(Image.open(path).convert("RGBA").convert("RGB")) for path in paths]

@@ -1,7 +1,6 @@
 """Perceptual hashes: bit for bit those of ImageHash, for every kind of picture and any batch."""
 
 import io
-import os
 
 import imagehash
 import numpy as np
@@ -58,12 +57,7 @@ def test_every_kind_of_picture_has_the_hash_that_the_library_gives(format_name):
 
 @pytest.mark.real
 def test_real_pictures_have_the_hashes_that_the_library_gives():
-    try:
-        real_pictures.fetch()
-    except real_pictures.Unavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    real_pictures.fetch_or_skip()
     pairs = [*real_pictures.stamps(8), *real_pictures.clipart(60)]
     bodies = [pair.path.read_bytes() for pair in pairs if pair.path.stat().st_size < 200_000]
     found, errors = hashed(bodies, hash=KINDS, mirrored=True)

@@ -3,7 +3,6 @@
 The bounds stand well below what is measured: `python tests/planted.py` prints that.
 """
 
-import os
 from dataclasses import replace
 
 import planted
@@ -26,12 +25,7 @@ SAME_PICTURE = ("same bytes", "jpeg 90", "jpeg 60", "jpeg 30", "scaled 0.5", "sc
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """{(method, threshold): what it did} to 60 stamps and their copies."""
-    try:
-        real_pictures.fetch()
-    except real_pictures.Unavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no real pictures here: {error}")
+    real_pictures.fetch_or_skip()
     methods = {name: replace(METHODS[name], thresholds=at) for name, at in AT.items()}
     samples = planted.pool(real_pictures.stamps(), 60)
     assert sum(sample.kind == planted.LOOK_ALIKE for sample in samples) > 50

@@ -92,12 +92,7 @@ class Finished:
 @pytest.fixture(scope="session")
 def pictures():
     """The packages, or a skip that says why; in CI they are part of the job."""
-    try:
-        real_pictures.fetch()
-    except real_pictures.Unavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no real pictures here: {error}")
+    real_pictures.fetch_or_skip()
 
 
 @pytest.fixture(

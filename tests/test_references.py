@@ -1,7 +1,6 @@
 """The nearest reference, by embedding or hash, mirrored or not; and copies that are removed."""
 
 import io
-import os
 import tarfile
 from collections import Counter
 
@@ -454,12 +453,7 @@ PLANTED = {
 @pytest.fixture(scope="module")
 def contaminated(tmp_path_factory):
     """(pool of others and copies of some, folder of references): real pictures."""
-    try:
-        real_pictures.fetch()
-    except real_pictures.Unavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no real pictures here: {error}")
+    real_pictures.fetch_or_skip()
     pairs = [pair for pair in real_pictures.stamps(3) if pair.path.suffix == ".png"]
     pairs = [pair for pair in pairs if not pair.name.startswith("symbols")]
     references, others = pairs[::6], [pair for n, pair in enumerate(pairs) if n % 6]
