@@ -164,7 +164,7 @@ def store(work: str, name: str) -> Store:
 
 
 def artefact_folder(work: str, name: str) -> str:
-    """Where what a fitted feature learnt is."""
+    """Where what a feature learnt, or keeps for later steps, is."""
     return storage.join(store(work, name).folder, "artefact")
 
 

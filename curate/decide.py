@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import chance, columns, fates, storage
+from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, needs_of
 from curate.downloads.download import Download
@@ -17,6 +17,7 @@ from curate.errors import ConfigError, first_line
 from curate.fates import LOST, START, Fates
 from curate.features import Feature
 from curate.groups import Grouping
+from curate.learnt import learnt
 from curate.pipeline_file.schema import AnyOf, Step
 from curate.shuffle import DECISION, Exchange
 from filters import (
@@ -43,7 +44,9 @@ def batch_of(plan: Compiled, index: int, span: Span, rows: np.ndarray) -> Batch:
         frame = frame[rows]
     uids = _Uids(plan.work, span, rows)
     draw = partial(_uniform, plan.config.seed, step.name, uids)
-    return Batch(frame, uids, partial(_addresses, span, rows), draw)
+    return Batch(
+        frame, uids, partial(_addresses, span, rows), draw, partial(learnt, plan, step.name)
+    )
 
 
 class _Uids:
@@ -238,8 +241,3 @@ def shown_by(step: Step, states: States) -> Any:
     elif isinstance(step, Filter):
         children = [step]
     return {child.name: child.shows(states.get(child.name, {})) for child in children}
-
-
-def remove_state(work: str, after: str) -> None:
-    """Forget a verdict before it is made anew, so that half of it is never taken for all."""
-    storage.remove(storage.join(work, "state", f"{after}.json"))

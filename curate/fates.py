@@ -63,18 +63,24 @@ class Fates:
         else:
             copies = self.copies.copy()
             copies[rows] *= said.copies
+        because = self._explained(rows, said.because)
         if not removed.any():
-            return replace(self, copies=copies)
+            return replace(self, copies=copies, because=because)
         known, code = _coded(said.reason, removed, step, self.known)
         if not everybody:
             own, code = code, self.code.copy()
             code[rows] = own
-        because = self.because
-        if said.because is not None:
-            out = rows[removed]
-            before = because if because is not None else nothing(len(code))
-            because = before.scatter(out, said.because.filter(pl.Series(removed)))
         return Fates(code, known, copies, because)
+
+    def _explained(self, rows: np.ndarray, said: pl.Series | None) -> pl.Series | None:
+        """[N] what explains fates, once a step said something of [K] rows, or null of some."""
+        if said is None or said.null_count() == len(said):
+            return self.because
+        if len(rows) == len(self.code) and self.because is None:
+            return said
+        before = self.because if self.because is not None else nothing(len(self.code))
+        there = said.is_not_null()
+        return before.scatter(rows[there.to_numpy()], said.filter(there))
 
     def steps(self) -> pl.Series:
         """[N] categorical: the step that removed each sample, null for who is still in."""

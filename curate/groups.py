@@ -6,8 +6,9 @@ survivors gave, or the pairs that a fitted feature found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,6 @@ import polars as pl
 from curate import chance, fates
 from curate.columns import artefact_folder
 from curate.compiled import Compiled
-from curate.errors import ConfigError
-from curate.features import FittedFeature
 from curate.pairs import Partitions, opened, partition_of, representative
 from curate.sample import format_uids
 from curate.shuffle import DECISION, MEMBER, decide_groups, partitions
@@ -76,9 +75,7 @@ class Grouping:
         step = self.step
         if not isinstance(step, QuotaFilter):
             return lambda _, rank, size: step.keep_ranked(rank, size)
-        quota = np.array([*self.state["quota"], 0], dtype=np.int64)  # the last: of those beyond
-        beyond = np.uint64(len(quota) - 1)
-        return lambda key, rank, _: rank < quota[np.minimum(key, beyond).astype(np.int64)]
+        return partial(_within, self.state)
 
     def verdict(self, batch: Batch, rows: np.ndarray, told: np.ndarray) -> Verdict:
         """The verdict over [K] rows of a block.
@@ -121,23 +118,16 @@ def grouping(plan: Compiled, step: GroupFilter, state: State) -> Grouping:
     return Grouping(step, state, opened(artefact_folder(plan.work, str(step.of))))
 
 
-def learnt(plan: Compiled, step: QuotaFilter) -> Mapping[str, np.ndarray]:
-    """The arrays that a quota filter asks for, from the fitted features that learnt them.
-
-    Raises:
-        ConfigError: no such feature, or it learns nothing of that name.
-    """
-    found: dict[str, np.ndarray] = {}
-    for name in step.learnt():
-        owner, _, array = name.rpartition(".")
-        maker = next((one for one in plan.steps if one.name == owner), None)
-        if not isinstance(maker, FittedFeature):
-            raise ConfigError(f"{step.name} needs {name}, and {owner!r} is no step that learns it")
-        try:
-            found[name] = maker.learnt(artefact_folder(plan.work, owner), array)
-        except KeyError as error:
-            raise ConfigError(f"{step.name} needs {name}: {error.args[0]}") from None
-    return found
+def _within(state: State, key: np.ndarray, rank: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """[N] copies of samples of groups [N], by quota; more than there are: some stay repeatedly."""
+    quota = np.append(np.asarray(state["quota"], dtype=np.int64), 0)  # 0: of all other groups
+    if "groups" in state:
+        named = np.append(state["groups"], -1).astype(np.uint64)  # the last: no group's name
+        place = np.searchsorted(named[:-1], key)
+        own = quota[np.where(named[place] == key, place, -1)]
+    else:
+        own = quota[np.minimum(key, np.uint64(len(quota) - 1)).astype(np.int64)]
+    return np.where(own > size, own // size + (rank < own % size), rank < own)
 
 
 def _without_key(key: pl.DataFrame) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate import columns, decide, fates, storage
+from curate import columns, decide, fates, storage, verdicts
 from curate.columns import Span
 from curate.compiled import Compiled, Phase, is_scorer, pool_children
 from curate.decide import States
@@ -19,7 +19,8 @@ from curate.downloads.download import Download
 from curate.errors import BudgetExceeded, ConfigError
 from curate.features import FittedFeature
 from curate.fitted import content
-from curate.groups import grouping, learnt
+from curate.groups import grouping
+from curate.learnt import learnt
 from curate.lease import Lease
 from curate.pipeline_file.schema import Step
 from curate.pools.pool import Pool
@@ -101,30 +102,16 @@ def download_content(run: Run, name: str) -> str:
     return digest.hexdigest()
 
 
-def _state_file(work: str, after: str) -> str:
-    return storage.join(work, "state", f"{after}.json")
-
-
-def _read_state(work: str, after: str) -> dict[str, Any] | None:
-    url = _state_file(work, after)
-    return storage.read_json(url) if storage.exists(url) else None
-
-
 def _seal_state(run: Run, after: str, states: States) -> None:
-    counts = run.counts.sort("step", "reason").rows()
-    value = {
-        "chain": run.chain,
-        "counts": [list(row) for row in counts],
-        "states": states,
-    }
-    storage.commit_json(_state_file(run.plan.work, after), value)
+    counts = [list(row) for row in run.counts.sort("step", "reason").rows()]
+    verdicts.seal(run.plan.work, after, {"chain": run.chain, "counts": counts, "states": states})
 
 
 def _reuse(run: Run, after: str) -> bool:
     """Take over a verdict made from the very same, if there is one."""
-    state = _read_state(run.plan.work, after)
+    state = verdicts.sealed(run.plan.work, after)
     if state is None or state["chain"] != run.chain:
-        storage.remove(_state_file(run.plan.work, after))
+        verdicts.unseal(run.plan.work, after)
         return False
     run.counts = pl.DataFrame(state["counts"], schema=fates.no_counts().schema, orient="row")
     run.states.update(state["states"])
@@ -224,7 +211,8 @@ def _quotas(run: Run, index: int, step: QuotaFilter) -> State:
     try:
         summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
         counts = Counts(run.states["pool"]["rows"], run.survivors())
-        return step.fit(summary, counts, learnt(run.plan, step))
+        arrays = {name: learnt(run.plan, step.name, name) for name in step.learnt()}
+        return step.fit(summary, counts, arrays)
     except Unbound as error:  # the columns are there, and their values are of something else
         raise ConfigError(f"{step.name}: {error}") from None
 

@@ -11,7 +11,7 @@ import yaml
 
 from curate import storage
 from curate.check import compile_pipeline
-from curate.columns import Registry
+from curate.columns import Registry, artefact_folder
 from curate.compiled import Compiled, is_scorer
 from curate.downloads.download import Download
 from curate.errors import CurateError, InvalidPipeline, Stale
@@ -187,6 +187,8 @@ def _claim(plan: Compiled, recompute: Sequence[str]) -> None:
             _throw_away(plan, step)
     for step in scorers:
         claim(_folder(plan, step), full_recipe(plan, step))
+        if isinstance(step, Feature):
+            step.keeps(artefact_folder(plan.work, step.name))
     for name, source in plan.plugin_sources.items():
         storage.commit(storage.join(plan.work, "plugins", f"{name}.py"), source.encode())
     storage.commit(storage.join(plan.work, "pipeline.yaml"), resolved_yaml(plan).encode())

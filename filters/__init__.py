@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 UNSCORED = "unscored"  # the reason of a sample whose deciding value is null or NaN
 
 Available = Mapping[str, str]  # {column name: dtype as polars prints it, or "" where not known yet}
-State = dict[str, Any]  # JSON values: what a filter learnt
+State = dict[str, Any]  # what a filter learnt: JSON values, and arrays for what is long
 Summary = Any  # picklable; what one batch contributes to a State
 
 
@@ -35,11 +35,20 @@ class Unbound(ValueError):
 Late = np.ndarray | Callable[[], np.ndarray]  # an array, or what reads it once it is asked for
 
 
+def _nothing(name: str) -> Any:
+    raise KeyError(f"nobody gave {name}: a filter's `learnt` names what it reads")
+
+
 class Batch:
     """Some N survivors, in row order: what every filter sees."""
 
     def __init__(
-        self, frame: pl.DataFrame, uids: Late, addresses: Late, uniform: Callable[[str], np.ndarray]
+        self,
+        frame: pl.DataFrame,
+        uids: Late,
+        addresses: Late,
+        uniform: Callable[[str], np.ndarray],
+        learnt: Callable[[str], Any] = _nothing,
     ) -> None:
         """Put a batch together.
 
@@ -48,9 +57,11 @@ class Batch:
             uids: [N] structured u8,u8.
             addresses: [N] uint64, unique and ascending.
             uniform: salt -> [N] float64 in [0, 1), by (seed, step, salt, uid).
+            learnt: `concepts.codes` -> what that step has of that name, for a filter that asks.
         """
         self.frame = frame
         self.uniform = uniform
+        self.learnt = learnt
         self._uids = uids
         self._addresses = addresses
 
@@ -66,7 +77,7 @@ class Batch:
 
     def drawing(self, uniform: Callable[[str], np.ndarray]) -> Batch:
         """The same samples with other random numbers."""
-        return Batch(self.frame, lambda: self.uids, lambda: self.addresses, uniform)
+        return Batch(self.frame, lambda: self.uids, lambda: self.addresses, uniform, self.learnt)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Verdict:
 
     copies: np.ndarray  # [N] uint32; 0 removes
     reason: pl.Series  # [N] string, set where copies is 0
-    because: pl.Series | None = None  # [N] string: what else explains it (the uid kept instead)
+    because: pl.Series | None = None  # [N] string: what else explains it, whoever stays or goes
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,10 @@ class Filter(BaseModel):
     def needs(self) -> tuple[str, ...]:
         """The columns it reads, once bound."""
         raise NotImplementedError  # the contract: every filter says so itself
+
+    def learnt(self) -> tuple[str, ...]:
+        """What it reads that earlier steps learnt or were given: `concepts.codes`."""
+        return ()
 
     def shows(self, state: State) -> Shown:
         """What explains its verdicts."""

@@ -15,12 +15,8 @@ Learnt = Mapping[str, np.ndarray]  # {`<step>.<array>`: what a fitted feature le
 class QuotaFilter(GroupFilter):
     """Sees statistics of all survivors, says how many stay of each group, and who goes first."""
 
-    def learnt(self) -> tuple[str, ...]:
-        """Arrays of fitted features that `fit` reads: `coarse.centroids`."""
-        return ()
-
     def group(self, batch: Batch) -> np.ndarray:
-        """[N] int64 number of each sample's group, 0 or more; -1 makes it `unscored`."""
+        """[N] int64 name of each sample's group, 0 or more; -1 makes it `unscored`."""
         raise NotImplementedError  # the contract: every quota filter says so itself
 
     def summarize(self, batch: Batch) -> Summary:
@@ -32,9 +28,11 @@ class QuotaFilter(GroupFilter):
         raise NotImplementedError  # the contract: every quota filter says so itself
 
     def fit(self, summary: Summary | None, counts: Counts, learnt: Learnt) -> State:
-        """The state, in which `quota` is a list: how many stay of group 0, 1, ...
+        """The state, in which `quota` says how many stay of each group; others have no quota.
 
-        `summary` is None where there was nothing to see. A group beyond the list has no quota.
+        `quota` is of group 0, 1, ... unless `groups` is there: an ascending array of the groups
+        that the quotas are of, for groups whose names are hashes. `summary` is None where there
+        was nothing to see.
         """
         raise NotImplementedError  # the contract: every quota filter says so itself
 

@@ -139,6 +139,16 @@ class Feature(BaseModel):
         """All that the numbers depend on beyond the fields: weights' hash, preparation, ..."""
         return {}
 
+    def keeps(self, folder: str) -> None:
+        """Commit to `folder` what later steps and reports ask of it, before anything is scored.
+
+        Called by every run: what is there already is from the same recipe.
+        """
+
+    def learnt(self, folder: str, name: str) -> Any:
+        """An array or series for later steps that ask for `<step name>.<name>`."""
+        raise KeyError(f"{self.name} learns no {name!r}")
+
     def open(self, device: str) -> Scorer:
         """Load whatever is needed, once per worker. `device`: "cpu", "cuda:0", ..."""
         raise NotImplementedError  # the contract: every feature says so itself
@@ -219,10 +229,6 @@ class FittedFeature(Feature):
     def assigner(self, folder: str) -> Callable[[Part], Columns]:
         """What gives a part's N samples their values, [N] each; opened once per worker."""
         raise NotImplementedError  # the contract: every fitted feature says so itself
-
-    def learnt(self, folder: str, name: str) -> np.ndarray:
-        """An array that it learnt, for later steps that ask for `<step name>.<name>`."""
-        raise KeyError(f"{self.name} learns no {name!r}")
 
     def notes(self, folder: str) -> dict[str, Any]:
         """What a report says of the artefact: counts, quality; JSON values, the same on a rerun."""

@@ -16,6 +16,7 @@ from curate.compiled import Compiled, is_scorer, needs_of
 from curate.decide import States, presence, say
 from curate.fates import Fates
 from curate.groups import Grouping
+from curate.learnt import learnt
 from curate.pipeline_file.schema import Step
 from curate.shuffle import Exchange
 from curate.subsets.subset import gather, ranked
@@ -115,7 +116,8 @@ class Survivors:
             frame = self.block.frame(plan, index, names)
             self._frames[names] = frame if self._whole else frame[self.rows]
         draw = partial(self._uniform, plan.config.seed, name)
-        return Batch(self._frames[names], lambda: self._uids, self._addresses, draw)
+        frame, known = self._frames[names], partial(learnt, plan, name)
+        return Batch(frame, lambda: self._uids, self._addresses, draw, known)
 
     @cached_property
     def _uids(self) -> np.ndarray:

@@ -18,7 +18,8 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, pool_children
 from curate.decide import States
 from curate.errors import WorkInUse
-from curate.groups import Grouping, grouping, learnt
+from curate.groups import Grouping, grouping
+from curate.learnt import learnt
 from curate.lease import Lease, held
 from curate.phases import Run
 from curate.pipeline import RAY_DECIDES_ROWS
@@ -276,7 +277,8 @@ def _ready(work: _Sweep, index: int, branches: Sequence[int]) -> tuple[Grouping,
         task = partial(blocks.summarize_groups, variants, index, branches)
         results = work.map(task, work.spans(), quotas[0].name)
         summaries = fold(results, partial(_merged, quotas)) or [None] * len(quotas)
-        arrays = learnt(variants.plans[branches[0]], quotas[0])
+        plan = variants.plans[branches[0]]
+        arrays = {name: learnt(plan, quotas[0].name, name) for name in quotas[0].learnt()}
         for number, (step, summary) in enumerate(zip(quotas, summaries, strict=True)):
             alive = work.survivors(variants.branches[index][branches[number]])
             states[number] = step.fit(summary, Counts(work.usable, alive), arrays)
