@@ -63,7 +63,7 @@ class Fates:
         else:
             copies = self.copies.copy()
             copies[rows] *= said.copies
-        because = self._explained(rows, said.because)
+        because = self._explained(rows, removed, said.because)
         if not removed.any():
             return replace(self, copies=copies, because=because)
         known, code = _coded(said.reason, removed, step, self.known)
@@ -72,15 +72,23 @@ class Fates:
             code[rows] = own
         return Fates(code, known, copies, because)
 
-    def _explained(self, rows: np.ndarray, said: pl.Series | None) -> pl.Series | None:
-        """[N] what explains fates, once a step said something of [K] rows, or null of some."""
+    def _explained(
+        self, rows: np.ndarray, removed: np.ndarray, said: pl.Series | None
+    ) -> pl.Series | None:
+        """[N] what explains fates, once a step said something of [K] rows.
+
+        What explained that somebody stayed says nothing of why a later step removed him.
+        """
+        before = self.because
         if said is None or said.null_count() == len(said):
-            return self.because
-        if len(rows) == len(self.code) and self.because is None:
+            if before is None or not removed.any():
+                return before
+            return before.scatter(rows[removed], [None])
+        if before is None and len(rows) == len(self.code):
             return said
-        before = self.because if self.because is not None else nothing(len(self.code))
-        there = said.is_not_null()
-        return before.scatter(rows[there.to_numpy()], said.filter(there))
+        before = before if before is not None else nothing(len(self.code))
+        new = said.is_not_null().to_numpy() | removed
+        return before.scatter(rows[new], said.filter(pl.Series(new)))
 
     def steps(self) -> pl.Series:
         """[N] categorical: the step that removed each sample, null for who is still in."""

@@ -53,6 +53,7 @@ def test_every_step_speaks_of_those_still_in_and_of_nobody_else(steps):
             if one["step"] is None:
                 copies, reason, because = said[row]
                 one["copies"] *= copies
+                one["because"] = because or one["because"]
                 if copies == 0:
                     one.update(step=f"step{number}", reason=reason, because=because)
     assert found.steps().to_list() == [one["step"] for one in model]
