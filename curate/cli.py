@@ -6,13 +6,16 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from curate import __version__
 from curate.errors import CurateError
 from curate.subsets.subset_commands import subsets
+
+if TYPE_CHECKING:
+    from curate.pipeline_file.schema import Config
 
 app = typer.Typer(
     name="curate",
@@ -41,6 +44,14 @@ def echo(text: str = "") -> None:
     typer.echo(text)
 
 
+def _advise(config: Config) -> None:
+    """Say what is allowed and yet hardly meant."""
+    from curate.pipeline_file.advice import advice
+
+    for line in advice(config):
+        typer.echo(f"warning: {line}", err=True)
+
+
 @app.command()
 def check(file: File, set_: Set = None, limit: Limit = None) -> None:
     """Find everything that is wrong with a pipeline file, before any work."""
@@ -49,6 +60,7 @@ def check(file: File, set_: Set = None, limit: Limit = None) -> None:
 
     loaded = load(file, set_ or [], limit=limit)
     plan = compile_pipeline(loaded)
+    _advise(loaded.config)
     steps = "1 step" if len(plan.steps) == 1 else f"{len(plan.steps)} steps"
     echo(f"{file} is fine: {steps}, work folder {plan.work}")
 
@@ -85,6 +97,7 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
     options = Options(
         tuple(recompute or ()), "steal" if steal else "refuse", "retry" if retry_failed else "keep"
     )
+    _advise(loaded.config)
     began = time.monotonic()
     with Display(sys.stderr) as display:
         outcome = run_pipeline(loaded, options, display.show)
@@ -105,6 +118,7 @@ def plan(file: File, set_: Set = None, limit: Limit = None) -> None:
 
     loaded = load(file, set_ or [], limit=limit)
     compiled = compile_pipeline(loaded, columns=pool_columns(loaded.config.work) or None)
+    _advise(loaded.config)
     for line in describe(compiled):
         echo(line)
 

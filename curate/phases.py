@@ -147,18 +147,26 @@ def barrier(run: Run, index: int) -> None:
     step = run.plan.steps[index]
     run.chain = linked(run, run.chain, step)
     if not _reuse(run, step.name):
-        if isinstance(step, GroupFilter):
-            state = _learnt(run, index, step)
-            run.counts = _grouped(run, index, step, state)
-            states: States = {step.name: state}
-        else:
-            states = {child.name: _fitted(run, index, child) for child in pool_children(step)}
-            work = partial(decide.write_kept, run.plan, run.before, index, states)
-            run.counts = run.map_counts(work, step.name)
+        try:
+            states = _decided(run, index, step)
+        except Unbound as error:  # the columns are there, and their values are of something else
+            raise ConfigError(f"{step.name}: {error}") from None
         run.states.update(states)
         run.before = step.name
         _seal_state(run, step.name, states)
     _check_budgets(run, (index,))
+
+
+def _decided(run: Run, index: int, step: Step) -> States:
+    """Fit a barrier, write its verdict, and give what it learnt."""
+    if isinstance(step, GroupFilter):
+        state = _learnt(run, index, step)
+        run.counts = _grouped(run, index, step, state)
+        return {step.name: state}
+    states = {child.name: _fitted(run, index, child) for child in pool_children(step)}
+    work = partial(decide.write_kept, run.plan, run.before, index, states)
+    run.counts = run.map_counts(work, step.name)
+    return states
 
 
 def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
@@ -208,13 +216,10 @@ def _learnt(run: Run, index: int, step: GroupFilter) -> State:
 def _quotas(run: Run, index: int, step: QuotaFilter) -> State:
     """What a quota filter learns from all survivors."""
     work = partial(decide.summarize_groups, run.plan, run.before, index)
-    try:
-        summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
-        counts = Counts(run.states["pool"]["rows"], run.survivors())
-        arrays = {name: learnt(run.plan, step.name, name) for name in step.learnt()}
-        return step.fit(summary, counts, arrays)
-    except Unbound as error:  # the columns are there, and their values are of something else
-        raise ConfigError(f"{step.name}: {error}") from None
+    summary = fold(run.runner.map(work, run.spans(), step.name), step.merge)
+    counts = Counts(run.states["pool"]["rows"], run.survivors())
+    arrays = {name: learnt(run.plan, step.name, name) for name in step.learnt()}
+    return step.fit(summary, counts, arrays)
 
 
 def _check_budgets(run: Run, indices: Sequence[int]) -> None:

@@ -115,6 +115,8 @@ class Filter(BaseModel):
     example: ClassVar[str] = "{}"  # its YAML value; the README shows it, the contract tests try it
     shorthand: ClassVar[str] = ""  # the field that a bare YAML value stands for
     makes_copies: ClassVar[bool] = False  # whether copies may exceed 1
+    balances: ClassVar[bool] = False  # whether it counts kinds, which duplicates would distort
+    removes_duplicates: ClassVar[bool] = False  # whether of samples that are alike one stays
 
     name: str = ""  # the step's name: its kind unless given
 

@@ -22,6 +22,8 @@ class PairFilter(GroupFilter):
     value of its best pair).
     """
 
+    removes_duplicates = True
+
     maker: ClassVar[str] = ""  # the feature that finds such pairs
 
     of: str | None = Field(

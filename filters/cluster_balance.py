@@ -31,6 +31,7 @@ class ClusterBalance(QuotaFilter):
     """
 
     example = "{clusters: coarse, keep: 0.5}"
+    balances = True
 
     clusters: str | None = Field(None, description="the `clusters` step; the only one if absent")
     keep: float | None = Field(None, gt=0, le=1, description="share of the rows that stays")

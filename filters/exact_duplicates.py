@@ -19,6 +19,7 @@ class ExactDuplicates(GroupFilter):
     """
 
     example = "{by: [url, caption], keep: {highest: clip.similarity}}"
+    removes_duplicates = True
 
     by: tuple[str, ...] = Field(min_length=1, description="columns that must all be equal")
     keep: Keep | None = Field(

@@ -18,6 +18,7 @@ from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, pool_children
 from curate.decide import States
 from curate.errors import WorkInUse
+from curate.errors import ConfigError
 from curate.groups import Grouping, grouping
 from curate.learnt import learnt
 from curate.lease import Lease, held
@@ -35,7 +36,7 @@ from curate.sweep.blocks import POOL, VERDICTS, Learnt, Leg, Look
 from curate.sweep.stored import fitted_again, refuse_unread, refuse_unscored, stored_pool
 from curate.sweep.table import NEEDED, Result, estimates_of, table_of
 from curate.sweep.variants import Variants, read_variants, varied
-from filters import Counts, GroupFilter, PoolFilter, State
+from filters import Counts, GroupFilter, PoolFilter, State, Unbound
 from filters._quota import QuotaFilter
 
 
@@ -194,7 +195,11 @@ def _advance(work: _Sweep, leg: Leg, learnt: Learnt) -> None:
 def _learnt(work: _Sweep, index: int) -> Learnt:
     """What the barrier at a step rests on, for every branch after it."""
     branches = list(dict.fromkeys(work.variants.branches[index + 1]))
-    return Learnt(_fitted(work, index, branches), _shuffled(work, index, branches))
+    try:
+        return Learnt(_fitted(work, index, branches), _shuffled(work, index, branches))
+    except Unbound as error:  # the columns are there, and their values are of something else
+        name = work.variants.step(index, branches[0]).name
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _fitted(work: _Sweep, index: int, branches: Sequence[int]) -> dict[int, States]:

@@ -1,0 +1,1 @@
+"""Concepts: lists of entries, matched against captions and counted."""

@@ -1,0 +1,145 @@
+"""What each `metadata_balance` did to the concepts that it read: expected, and in fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from curate import chance, fates
+from curate.columns import Span
+from curate.compiled import Compiled, pool_children
+from curate.decide import batch_of
+from curate.report.facts import Facts, stops
+from curate.runner import Runner, fold
+from filters._coins import drawn, matches
+from filters.metadata_balance import MetadataBalance
+
+POINTS = 60  # of a curve, at most
+_ONE = 1 << 32  # a chance of 1: whole numbers add up to the same in any order
+
+
+def ranks_of(entries: int) -> np.ndarray:
+    """[P] up to POINTS ranks, 1 to `entries`, each about as many times the one before it."""
+    if not entries:
+        return np.zeros(0, dtype=np.int64)
+    return np.unique(np.rint(np.geomspace(1, entries, POINTS)).astype(np.int64))
+
+
+def share(some: int, of: int) -> float | None:
+    """A share to six decimals; None of nothing."""
+    return round(int(some) / int(of), 6) if of else None
+
+
+@dataclass(frozen=True)
+class _Balance:
+    """A `metadata_balance`, and what it learnt of E entries."""
+
+    index: int  # of its step
+    filter: MetadataBalance
+    counts: np.ndarray  # [E] int64: samples of each entry that reached it
+    thresholds: np.ndarray  # [E] float64: t of each entry; infinite where all samples stay
+
+    @property
+    def chances(self) -> np.ndarray:
+        """[E] float64: the chance with which each entry keeps a sample, min(1, t / count)."""
+        return np.minimum(1.0, self.thresholds / np.maximum(self.counts, 1))
+
+
+def balances(facts: Facts, step: str, size: int, runner: Runner) -> list[dict[str, Any]]:
+    """Each `metadata_balance` over the entries of a `concepts` step: of several, its first one."""
+    return [_section(facts, balance, runner) for balance in _found(facts, step, size)]
+
+
+def _found(facts: Facts, step: str, size: int) -> Iterator[_Balance]:
+    for index, own in enumerate(facts.plan.steps):
+        for child in pool_children(own):
+            if isinstance(child, MetadataBalance) and child.needs()[0] == f"{step}.entries":
+                state = facts.states[child.name]
+                counts = np.zeros(size, dtype=np.int64)
+                counts[: len(state["counts"])] = state["counts"]  # none where the pool is empty
+                t = state.get("t_of_entries", state.get("t", np.inf))
+                yield _Balance(index, child, counts, np.broadcast_to(np.float64(t), size))
+
+
+def _section(facts: Facts, balance: _Balance, runner: Runner) -> dict[str, Any]:
+    work = partial(_look, facts.plan, facts.after, balance)
+    found = fold(runner.map(work, facts.spans(), "report"), _added)
+    if found is None:
+        found = _Found(np.zeros_like(balance.counts), 0, 0, 0)
+    order = np.argsort(-balance.counts, kind="stable")[: np.count_nonzero(balance.counts)]
+    ranks = ranks_of(len(order))
+    lowest, highest = balance.thresholds.min(), balance.thresholds.max()
+    alone = balance.filter.name == facts.plan.steps[balance.index].name
+    return {
+        "filter": balance.filter.name,
+        "t": [_number(lowest), _number(highest)],
+        "before": _above(balance.counts, balance.thresholds),
+        "after": _above(found.entries, balance.thresholds),
+        "p": {
+            "ranks": ranks.tolist(),
+            "chances": balance.chances[order[ranks - 1]].round(6).tolist(),
+        },
+        "in": found.reached,
+        "expected": round(found.expected / _ONE, 3),
+        "kept": found.kept if alone else None,  # inside any_of others keep samples as well
+    }
+
+
+def _number(value: float) -> float | int | None:
+    if np.isinf(value):
+        return None
+    return int(value) if value == int(value) else float(value)
+
+
+def _above(counts: np.ndarray, thresholds: np.ndarray) -> dict[str, Any]:
+    """The entries above t: how many, and what share of all matches is theirs."""
+    above = counts > thresholds
+    matched = int(counts[above].sum())
+    return {"entries": int(above.sum()), "matches": matched, "share": share(matched, counts.sum())}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What some blocks add."""
+
+    entries: np.ndarray  # [E] int64: samples of each entry that the step left in
+    reached: int
+    kept: int
+    expected: int  # samples kept on average, in parts of _ONE
+
+
+def _added(left: _Found, right: _Found) -> _Found:
+    return _Found(
+        left.entries + right.entries,
+        left.reached + right.reached,
+        left.kept + right.kept,
+        left.expected + right.expected,
+    )
+
+
+def _look(plan: Compiled, after: str, balance: _Balance, span: Span) -> _Found:
+    stopped = stops(plan, fates.read(plan.work, after, span))
+    rows = np.flatnonzero(stopped >= balance.index)
+    stays = stopped[rows] > balance.index
+    batch = batch_of(plan, balance.index, span, rows)
+    filter_, needed = balance.filter, balance.filter.needs()
+    every = matches(batch, needed)
+    own = every
+    if filter_.texts == "one":
+        draw = partial(chance.uniform, plan.config.seed, filter_.name, batch.uids)
+        own = drawn(batch.drawing(draw), needed)
+    some = own.lengths > 0
+    starts = (np.cumsum(own.lengths) - own.lengths)[some]
+    expected = 0
+    if len(starts):
+        missed = np.multiply.reduceat((1.0 - balance.chances)[own.ids], starts)
+        expected = int(np.rint((1.0 - missed) * _ONE).astype(np.int64).sum())
+    if filter_.unmatched == "keep":
+        expected += int((~some & ~own.unscored).sum()) * _ONE
+    left = every.ids[np.repeat(stays, every.lengths)]
+    entries = np.bincount(left, minlength=len(balance.counts))
+    return _Found(entries, len(rows), int(stays.sum()), expected)
