@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 NEVER = 0xFF  # no symbol: a word that begins with byte 0xFF has nothing else
-LEAF, INNER = 0, 1  # kinds of a node: whether more may follow
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2^64 / golden ratio
 _MIX_NODE = np.uint64(0xC2B2AE3D27D4EB4F)

@@ -8,6 +8,7 @@ A token may be empty: two blanks have one between them, and so has a sign before
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ WORD = 8  # bytes of a token that are looked up at once
 FILL = np.array([(2**64 - 1) & ~(2 ** (8 * n) - 1) for n in range(WORD + 1)], dtype=np.uint64)
 
 _ORDINARY, _BLANK, _SIGN, _END = range(4)
-_TEXT_END = 0xFF  # no byte of UTF-8
+_WINDOW = 4 << 20  # bytes of texts whose words are all laid out at once, which takes 8 times that
 
 
 def _classes(blanks: str, signs: str) -> bytes:
@@ -30,12 +31,45 @@ def _classes(blanks: str, signs: str) -> bytes:
     for kind, characters in ((_BLANK, blanks), (_SIGN, signs)):
         for character in characters.encode():
             table[character] = kind
-    table[_TEXT_END] = _END
     return bytes(table)
 
 
 SPACED = _classes(" " + BLANKS, SIGNS)  # what a text is cut by
 AS_IT_IS = _classes(" ", "")  # what an entry is cut by: its own blanks
+
+
+@dataclass(frozen=True)
+class Texts:
+    """N texts as one run of bytes, each followed by a byte that is none of its own."""
+
+    bytes: np.ndarray  # [B + 8] uint8; the last 8 are of no text
+    ends: np.ndarray  # [N] int64: where the byte after each is
+
+    def chunks(self, texts: int, size: int) -> Iterator[tuple[int, Texts]]:
+        """Consecutive texts: at most so many, and so many bytes unless one has more.
+
+        With each chunk comes the number of its first text.
+        """
+        first = begin = 0
+        while first < len(self.ends):
+            last = int(np.searchsorted(self.ends, begin + size))
+            last = min(max(last, first + 1), first + texts, len(self.ends))
+            end = int(self.ends[last - 1]) + 1
+            yield first, Texts(self.bytes[begin : end + WORD], self.ends[first:last] - begin)
+            first, begin = last, end
+
+
+def texts_of(texts: pl.Series) -> Texts:
+    """The bytes of N texts; a null is like an empty one."""
+    lengths = texts.str.len_bytes().fill_null(0).to_numpy()
+    ends = np.cumsum(lengths, dtype=np.int64)
+    ends += np.arange(len(ends))
+    whole = texts.fill_null("").str.join("\n").to_arrow().buffers()[2]
+    buffer = np.zeros((int(ends[-1]) + 1 if len(ends) else 0) + WORD, dtype=np.uint8)
+    size = len(buffer) - WORD - 1
+    if size > 0:
+        buffer[:size] = np.frombuffer(whole, dtype=np.uint8, count=size)
+    return Texts(buffer, ends)
 
 
 @dataclass(frozen=True)
@@ -55,21 +89,22 @@ class Tokens:
     def words_at(self, tokens: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """[K] uint64: 8 bytes of tokens from some byte of theirs on, filled up."""
         left = np.minimum(self.length.take(tokens) - offset, WORD)
-        found: np.ndarray = self.window.take(self.start.take(tokens) + offset)
+        found: np.ndarray = self.window[self.start.take(tokens) + offset]
         found |= FILL.take(left)
         return found
 
 
-def tokens_of(texts: pl.Series, classes: bytes = SPACED) -> Tokens:
-    """The tokens of N texts, N > 0; a null has one, which is empty."""
-    buffer = _joined(texts)
-    kinds = np.frombuffer(buffer.tobytes().translate(classes), dtype=np.uint8)
+def tokens_of(texts: Texts, classes: bytes = SPACED) -> Tokens:
+    """The tokens of N texts, N > 0; an empty one has a token, which is empty."""
+    size = len(texts.bytes) - WORD
+    kinds = np.frombuffer(bytearray(texts.bytes[:size]).translate(classes), dtype=np.uint8)
+    kinds[texts.ends] = _END
     cuts = np.flatnonzero(kinds != _ORDINARY)  # each ends the token before it
     kind = kinds.take(cuts)
     signs = np.flatnonzero(kind == _SIGN)
-    cut_signs = cuts.take(signs)
     count, last = len(cuts), len(cuts) + len(signs)
-    start = np.zeros(last + 1, dtype=np.int64)
+    start = np.empty(last + 1, dtype=np.int64)
+    start[[0, last]] = 0
     np.add(cuts[:-1], 1, out=start[1:count])
     start[count:last] = cuts.take(signs)
     length = np.ones(last + 1, dtype=np.int64)
@@ -78,28 +113,14 @@ def tokens_of(texts: pl.Series, classes: bytes = SPACED) -> Tokens:
     following[count:last] = signs + 1
     following[signs] = np.arange(count, last)
     following[count - 1] = last
-    ends = kind == _END
     text = np.empty(last + 1, dtype=np.int64)
-    np.cumsum(ends, out=text[:count])
-    text[:count] -= ends
+    tokens = np.diff(np.flatnonzero(kind == _END), prepend=-1)  # [N] but for the signs
+    text[:count] = np.repeat(np.arange(len(tokens)), tokens)
     text[count:last] = text.take(signs)
     text[last] = -1
-    bytes_left = np.ndarray(len(buffer), "<u8", np.pad(buffer, (0, WORD)).data, strides=(1,))
-    window = np.ascontiguousarray(bytes_left)
-    words = window.take(start)
+    window = np.ndarray(size, "<u8", texts.bytes.data, strides=(1,))
+    if size <= _WINDOW:
+        window = np.ascontiguousarray(window)
+    words = window[start]
     words |= FILL.take(np.minimum(length, WORD))
     return Tokens(words, following, text, start, length, window)
-
-
-def _joined(texts: pl.Series) -> np.ndarray:
-    """The texts' bytes, each ended by 0xFF."""
-    whole = texts.fill_null("").str.join("\n")
-    data = whole.to_arrow().buffers()[2]
-    size = int(whole.str.len_bytes()[0])
-    buffer = np.empty(size + 1, dtype=np.uint8)
-    if size:
-        buffer[:size] = np.frombuffer(data, dtype=np.uint8, count=size)
-    ends = np.cumsum(texts.str.len_bytes().fill_null(0).to_numpy(), dtype=np.int64)
-    ends += np.arange(len(ends))
-    buffer[ends] = _TEXT_END
-    return buffer

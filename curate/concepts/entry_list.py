@@ -100,13 +100,15 @@ def decoded(path: str, data: bytes) -> str:
     """
     if data[:2] == b"\x1f\x8b":
         raise ConfigError(f"{path} is compressed: unpack it first, with gunzip")
-    zero = data.find(b"\0")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, data, error.start) from None
+    zero = data.find(b"\0")  # letters of ASCII in UTF-16 have one each
     if zero >= 0:
         raise _not_utf8(path, data, zero)
-    try:
-        return data.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error.object, error.start) from None
+    return text
 
 
 def _not_utf8(path: str, data: bytes, position: int) -> ConfigError:

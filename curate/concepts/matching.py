@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from curate.concepts import _spacing
+from curate.concepts._characters import WHITE_SPACE, free_ends, patterns
 from curate.concepts._lexicon import Trie, trie
 from curate.concepts._spacing import BLANKS, SIGNS, WORD, Tokens, tokens_of
 
@@ -23,10 +24,15 @@ _IMPOSSIBLE = rf"[{BLANKS}]|[^ ]{_SIGN}|{_SIGN}[^ ]|{_SIGN} {_SIGN}"
 class Matcher:
     """E entries, ready to be looked for in any captions.
 
-    The rule `metaclip` (2309.16671, section 3.1; "sub-string matching" of its published code): a
-    caption is wrapped in blanks, tab, newline and carriage return become blanks, and a blank is put
-    on both sides of each of `, . ; : ? ! ``; an entry matches where it stands between two blanks.
-    Case counts, and so does every blank.
+    The rule `metaclip` (2309.16671, section 3.1, and its published code): a caption is wrapped in
+    blanks, tab, newline and carriage return become blanks, and a blank is put on both sides of each
+    of `, . ; : ? ! ``; an entry matches where it stands between two blanks. Case counts, and so
+    does every blank.
+
+    The rule `metaclip2` (2507.22062): white space is first taken off a caption's ends, and no blank
+    is asked for on a side of an entry that is one of `_characters.FREE`: Chinese, Japanese, Thai,
+    Lao, Burmese, Khmer, Tibetan or punctuation. The published code has no kana among them, without
+    which hardly any Japanese word that holds some would match, and fewer punctuation marks.
     """
 
     never: np.ndarray  # ids of entries that no caption can match: a sign in a word, a tab, ...
@@ -47,8 +53,17 @@ class Matcher:
         impossible = entries.str.contains(_IMPOSSIBLE).to_numpy()
         self.rule = rule
         self.never = np.flatnonzero(impossible).astype(np.uint32)
-        self._ids = np.flatnonzero(~impossible)
-        self._trie = _trie_of(entries.gather(self._ids))
+        inside = np.zeros(len(entries), dtype=bool)  # whether it may begin or end inside a word
+        if rule == "metaclip2":
+            before, after = free_ends(entries)
+            inside = before | after
+        self._words = np.flatnonzero(~impossible & ~inside)
+        self._trie = _trie_of(entries.gather(self._words))
+        self._parts = np.flatnonzero(~impossible & inside)
+        self._patterns = None
+        if len(self._parts):
+            whole = entries.gather(self._parts)
+            self._patterns = patterns(_wrapped(whole, ~before[self._parts], ~after[self._parts]))
 
     def match(self, captions: pl.Series) -> tuple[np.ndarray, np.ndarray]:
         """Offsets [N + 1] int64 and ids uint32: caption i matches `ids[offsets[i]:offsets[i + 1]]`.
@@ -56,41 +71,68 @@ class Matcher:
         Ids ascend, each once. A null matches nothing.
         """
         captions = captions.cast(pl.String)
+        if self.rule == "metaclip2":
+            captions = captions.str.strip_chars(WHITE_SPACE)
         counts = np.zeros(len(captions), dtype=np.int64)
         found = [np.zeros(0, dtype=np.uint32)]
-        for start, stop in _chunks(captions):
-            counts[start:stop], ids = self._matched(captions[start:stop])
-            found.append(ids)
+        absent = captions.is_null().to_numpy() if captions.null_count() else None
+        for start, stop in _bundles(captions):
+            for first, texts in texts_of(captions[start:stop]).chunks(CHUNK, CHUNK_BYTES):
+                rows = slice(start + first, start + first + len(texts.ends))
+                counts[rows], ids = self._matched(texts, None if absent is None else absent[rows])
+                found.append(ids)
         offsets = np.zeros(len(captions) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         return offsets, np.concatenate(found)
 
-    def _matched(self, captions: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    def _matched(self, texts: Texts, absent: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """[N] int64 counts of N captions, and the ids of one after the other."""
-        tokens = tokens_of(captions)
+        tokens = tokens_of(texts)
         pairs = [
-            (tokens.text.take(places).astype(np.uint64) << np.uint64(32))
-            | self._ids.take(ends).astype(np.uint64)
+            _pairs(tokens.text.take(places), self._words.take(ends))
             for places, ends in _walk(self._trie, tokens)
         ]
+        if self._patterns is not None:
+            pairs += [
+                _pairs(rows, self._parts.take(ends)) for rows, ends in self._patterns.walk(texts)
+            ]
         pair = np.concatenate(pairs)
         pair.sort()
         new = np.ones(len(pair), dtype=bool)
         np.not_equal(pair[1:], pair[:-1], out=new[1:])
-        new &= ~captions.is_null().to_numpy().take((pair >> np.uint64(32)).astype(np.int64))
-        pair = pair[new]
-        text = (pair >> np.uint64(32)).astype(np.int64)
-        return np.bincount(text, minlength=len(captions)), pair.astype(np.uint32)
+        if absent is not None:
+            new &= ~absent.take(pair >> np.uint64(32))
+        pair = pair.compress(new)
+        ids = pair.astype(np.uint32)
+        pair >>= np.uint64(32)
+        return np.bincount(pair.view(np.int64), minlength=len(texts.ends)), ids
 
 
-def _chunks(captions: pl.Series) -> Iterator[tuple[int, int]]:
-    """Where chunks of captions start and stop."""
+def _pairs(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """[K] uint64 that sort by row, then by id."""
+    found: np.ndarray = rows.astype(np.uint64)
+    found <<= np.uint64(32)
+    found |= ids.astype(np.uint64)
+    return found
+
+
+def _wrapped(entries: pl.Series, before: np.ndarray, after: np.ndarray) -> pl.Series:
+    """[P] entries with a blank on those sides where one is asked for."""
+    frame = pl.DataFrame({"entry": entries, "before": before, "after": after})
+    blank, nothing = pl.lit(" "), pl.lit("")
+    left = pl.when("before").then(blank).otherwise(nothing)
+    right = pl.when("after").then(blank).otherwise(nothing)
+    return frame.select(pl.concat_str(left, "entry", right)).to_series()
+
+
+def _bundles(captions: pl.Series) -> Iterator[tuple[int, int]]:
+    """Where runs of captions start and stop whose bytes are put together."""
     ends = np.cumsum(captions.str.len_bytes().fill_null(0).to_numpy(), dtype=np.int64)
     start = 0
     while start < len(captions):
         before = ends[start - 1] if start else 0
-        within = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
-        stop = min(max(within, start + 1), start + CHUNK, len(captions))
+        within = int(np.searchsorted(ends, before + BUNDLE_BYTES, side="right"))
+        stop = min(max(within, start + 1), len(captions))
         yield start, stop
         start = stop
 
@@ -113,27 +155,11 @@ def _trie_of(entries: pl.Series) -> Trie:
 def _walk(entries: Trie, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(token, entry) of [K] matches each, by depth: a token within the match's text."""
     at, node = entries.first.find(tokens.words[:-1])
-    offset = np.zeros(len(at), dtype=np.int64)
+    offset = np.zeros(0, dtype=np.int64)  # bytes into the token of those walks that are inside one
     while True:
         ended = np.flatnonzero(node < entries.count)
         yield at.take(ended), node.take(ended)
-        on = np.flatnonzero(entries.inner.take(node))
-        if not len(on):
+        kind = entries.kinds.take(node)
+        if not kind.any():
             return
-        at, node, offset = at.take(on), node.take(on), offset.take(on)
-        at, node, offset = _step(entries, tokens, at, (node, offset))
-
-
-def _step(
-    entries: Trie, tokens: Tokens, at: np.ndarray, state: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where [K] walks that may go on come to: tokens, nodes and bytes into the token."""
-    node, offset = state
-    within = tokens.length.take(at) - offset >= WORD  # else the token has ended
-    to = np.where(within, at, tokens.next.take(at))
-    offset = np.where(within, offset + WORD, 0)
-    symbols = np.where(within, tokens.words_at(to, offset), tokens.words.take(to))
-    rows, found = entries.later.find(symbols, node)
-    same = tokens.text.take(to.take(rows)) == tokens.text.take(at.take(rows))
-    rows, found = rows[same], found[same]
-    return to.take(rows), found, offset.take(rows)
+        at, node = _step(entries, tokens, at, node, kind)

@@ -41,9 +41,12 @@ class Counts:
     frame: pl.DataFrame  # `entry` (of bigrams `first` and `second`), String, and `count`, Int64
     lines: int
     left_out: Mapping[str, int]  # {reason: lines}; `repeated`: added to the line of the same words
+    all_counted: int | None = None  # where the frame is only a part of it
 
     def total(self) -> int:
-        """The sum of all counts, exact where it passes 64 bits."""
+        """All that was counted: the sum of all counts, unless known better. Never overflows."""
+        if self.all_counted is not None:
+            return self.all_counted
         count = self.frame["count"]
         high, low = (count // 2**32).sum(), (count % 2**32).sum()
         return int(high) * 2**32 + int(low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +27,13 @@ _IRREGULAR: Mapping[str, str] = {
     "loaf": "loaves", "wolf": "wolves", "calf": "calves", "half": "halves", "shelf": "shelves",
     "elf": "elves", "thief": "thieves", "sheaf": "sheaves", "scarf": "scarves", "hoof": "hooves",
     "lens": "lenses", "gas": "gases", "bus": "buses", "canvas": "canvases", "atlas": "atlases",
-    "cactus": "cacti", "fungus": "fungi", "octopus": "octopuses", "hippopotamus": "hippopotamuses",
+    "cactus": "cacti", "fungus": "fungi", "christmas": "christmases",
 }  # fmt: skip
 _LIKE_MAN = frozenset(  # nouns that end in -man and have -mans
     {"german", "roman", "human", "shaman", "talisman", "caiman", "ottoman", "norman"}
+)
+_LIKE_SPECIMEN = frozenset(  # and singulars that end in -men
+    {"abdomen", "cyclamen", "omen", "ramen", "regimen", "semen", "specimen", "stamen", "yemen"}
 )
 # Words of the plural that no singular has, or another one: a pair of tights is not tight.
 _ALWAYS_PLURAL = frozenset(
@@ -40,9 +43,10 @@ _ALWAYS_PLURAL = frozenset(
         "tweezers",
     }
 )  # fmt: skip
-_NOT_PLURAL = ("ss", "us", "is", "as", "os")  # endings of singulars in -s
+_NOT_PLURAL = ("ss", "us", "is")  # endings of singulars in -s
 _PREPOSITIONS = frozenset({"of", "in", "on", "for", "with", "at", "from", "to", "de", "du", "la"})
-_REGULAR = re.compile("[a-z]{3,}")  # what the rules are for
+_REGULAR = re.compile("[a-z]{2,}")  # what the rules are for
+_NO_LETTER = re.compile("[^a-z0-9]+")  # WordNet writes attorney_general and jack-in-the-box
 _VOWELS = "aeiou"
 
 
@@ -86,22 +90,18 @@ def _missing(folder: Path) -> list[str]:
 
 def _read(folder: Path) -> Lexicon:
     lemmas = frozenset(
-        line.split(" ", 1)[0].replace("_", " ")
+        _NO_LETTER.sub(" ", line.split(" ", 1)[0])
         for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()
         if not line.startswith(" ")  # the licence
     )
     singulars: dict[str, tuple[str, ...]] = {}
     plurals: dict[str, tuple[str, ...]] = {}
     for line in (folder / EXCEPTIONS).read_text(encoding="utf-8").splitlines():
-        plural, *own = line.replace("_", " ").split(" ") if "_" not in line else _spelt(line)
+        plural, *own = (_NO_LETTER.sub(" ", word) for word in line.split())
         singulars[plural] = tuple(own)
         for lemma in own:
             plurals[lemma] = (*plurals.get(lemma, ()), plural)
     return Lexicon(str(folder), lemmas, singulars, plurals)
-
-
-def _spelt(line: str) -> list[str]:
-    return [word.replace("_", " ") for word in line.split()]
 
 
 def forms(term: str, lexicon: Lexicon) -> tuple[str, ...]:
@@ -117,11 +117,10 @@ def forms(term: str, lexicon: Lexicon) -> tuple[str, ...]:
     words = term.split(" ")
     last = next((n for n, word in enumerate(words) if n and word in _PREPOSITIONS), len(words)) - 1
     before, noun, after = words[:last], words[last], words[last + 1 :]
-    whole = " ".join(words[: last + 1])
-    found = [*lexicon.singulars.get(whole, ()), *lexicon.plurals.get(whole, ())]
-    each = (" ".join([*found_noun.split(" "), *after]) for found_noun in found)
-    others = (" ".join([*before, other, *after]) for other in _of_noun(noun, lexicon))
-    return tuple(dict.fromkeys([term, *each, *others]))
+    others = [" ".join([*before, other, *after]) for other in _of_noun(noun, lexicon)]
+    if len(words) > 1:  # attorneys general
+        others += [*lexicon.singulars.get(term, ()), *lexicon.plurals.get(term, ())]
+    return tuple(dict.fromkeys([term, *others]))
 
 
 def _of_noun(noun: str, lexicon: Lexicon) -> list[str]:
@@ -142,16 +141,18 @@ def _singulars(noun: str, lexicon: Lexicon) -> Iterator[str]:
     if noun in lexicon.singulars:
         yield from (lemma for lemma in lexicon.singulars[noun] if lemma != noun)
         return
-    found = list(dict.fromkeys(_without_ending(noun)))
+    found = dict.fromkeys(_without_ending(noun))
     if lexicon.lemmas:
-        found = [lemma for lemma in found if lemma in lexicon.lemmas]
-    yield from found
+        yield from (lemma for lemma in found if lemma in lexicon.lemmas)
+    elif not noun.endswith(_NOT_PLURAL):
+        yield from found
 
 
-def _without_ending(noun: str) -> Iterable[str]:
-    if noun.endswith("men") and len(noun) > 4:
+def _without_ending(noun: str) -> Iterator[str]:
+    """What may be the lemma; without a list of lemmas some are none, and no caption has them."""
+    if noun.endswith("men") and noun not in _LIKE_SPECIMEN:
         yield noun[:-2] + "an"
-    if not noun.endswith("s") or noun.endswith(_NOT_PLURAL):
+    if not noun.endswith("s") or noun.endswith("ss"):
         return
     if noun.endswith(("ches", "shes", "sses", "xes", "zes", "oes")):
         yield noun[:-2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,22 @@ _LONGEST = 64  # characters of a word that is remembered
 _LINE = "\n"  # between captions, for none of the tokenizer's words has one
 _OF_LINE = -1
 
-# The library's clean-up (ftfy, HTML entities) changes nothing in a text of these characters. They
-# take no part in what it repairs: entities, controls, quotes, ligatures, wide forms, marks that
-# Unicode composes or reorders, and letters that broken encodings are known by (U+00C0 to U+00DE,
-# U+0152, U+0153, U+0402 and those beside them). The others are cleaned as the library does it.
+# The library's clean-up (ftfy, HTML entities) changes nothing in a text of these characters that is
+# in Unicode's normal form C. None of them is what it repairs: entities, controls, quotes, Latin
+# ligatures, wide forms, and letters that broken encodings are known by (U+00C0 to U+00DE, U+0152,
+# U+0153, U+0402 and those beside them). Whatever has others is cleaned as the library does it.
 _ASCII = r"\t\n\x20-\x25\x27-\x7e"
-_LATIN = r"\u00df-\u00f6\u00f8-\u00ff\u0103\u0105\u0107\u010d\u010f\u0111\u0119\u011b\u011f\u0142\u0144\u0148\u0151\u0159\u015b\u015f\u0161\u0163\u0165\u016f\u0171\u017a\u017c\u017e\u0219\u021b\u1ea0-\u1ef9"  # noqa: E501 - one class
+_LATIN = (
+    "ß-öø-ÿăąćčďđęěğłńňőřśşšţťůűźżžșț"  # lower case: the upper is among the known letters
+    r"\u1ea0-\u1ef9"
+)
 _GREEK_CYRILLIC = r"\u0391-\u03a1\u03a3-\u03ce\u0401\u0404\u0406\u0407\u040e\u0410-\u045f"
 _SEMITIC = r"\u05d0-\u05ea\u060c\u061b\u061f\u0620-\u064a\u0660-\u0669\u0671-\u06d3"
-_EAST = r"\u3001-\u3003\u3008-\u3011\u3041-\u3096\u309d-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-CLEAN = f"{_ASCII}{_LATIN}{_GREEK_CYRILLIC}{_SEMITIC}{_EAST}"
+_SOUTH = (
+    r"\u0531-\u0587\u0900-\u0fff\u1000-\u10ff\u1200-\u137c\u1401-\u167f\u1780-\u17ff\u200c\u200d"
+)
+_EAST = r"\u3001-\u3003\u3008-\u3011\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+UNTOUCHED = f"{_ASCII}{_LATIN}{_GREEK_CYRILLIC}{_SEMITIC}{_SOUTH}{_EAST}"
 
 
 class TokenCounts:
@@ -34,7 +41,7 @@ class TokenCounts:
         Args:
             tokenizer: An `open_clip.tokenizer.SimpleTokenizer`.
         """
-        import regex  # comes with open_clip, whose pattern it is
+        import regex  # type: ignore[import-untyped]  # comes with open_clip, and without stubs
 
         self._clean = tokenizer.clean_fn
         self._words = regex.compile(f"{tokenizer.pat.pattern}|{_LINE}", regex.IGNORECASE)
@@ -44,9 +51,9 @@ class TokenCounts:
         """[N] int64, start and end included, of [N] captions without nulls."""
         if not len(captions):
             return np.zeros(0, dtype=np.int64)
-        clean = captions.str.contains(f"^[{CLEAN}]*$")
+        clean = captions.str.contains(rf"\A[{UNTOUCHED}]*\z")
+        dirty = (~clean | (captions.str.normalize("NFC") != captions)).arg_true()
         lines = captions.str.replace_all(_LINE, " ", literal=True)
-        dirty = (~clean).arg_true()
         if len(dirty):
             cleaned = [self._clean(text) for text in captions.gather(dirty).to_list()]
             lines = lines.scatter(dirty, cleaned)
@@ -71,7 +78,7 @@ class _Lengths(dict[str, int]):
 
     def _reset(self) -> None:
         self.clear()
-        self.update({word: 1 for word in self._special}, **{_LINE: _OF_LINE})
+        self.update({**dict.fromkeys(self._special, 1), _LINE: _OF_LINE})
 
     def __missing__(self, word: str) -> int:
         parts = [self._letters[byte] for byte in word.encode()]
@@ -93,7 +100,7 @@ def _merged(parts: list[str], ranks: dict[tuple[str, str], int]) -> int:
     """
     count = len(parts)
     after, before = list(range(1, count + 1)), list(range(-1, count - 1))
-    pairs = ((ranks.get(pair), place) for place, pair in enumerate(zip(parts, parts[1:], strict=False)))
+    pairs = ((ranks.get(pair), place) for place, pair in enumerate(pairwise(parts)))
     heap = [(rank, place) for rank, place in pairs if rank is not None]
     heapq.heapify(heap)
     left = count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def _as_text(frame: pl.DataFrame, name: str, url: str) -> pl.Expr:
             f"{url}: column `url` holds {dtype}, not text; name another with `columns:`"
         )
     if dtype == pl.Binary:  # what is no UTF-8 becomes U+FFFD, as in a tar
-        return pl.col(name).map_elements(lambda b: b.decode(errors="replace"), pl.String)
+        return _each(frame[name], lambda body: body.decode(errors="replace"))
     if dtype.is_nested():
         raise ConfigError(
             f"{url}: column {name!r} holds {dtype}, not text; name another with `columns:`"
@@ -72,9 +72,9 @@ def _plain(frame: pl.DataFrame) -> list[pl.Expr]:
         if name == "uid":
             continue
         if dtype.is_nested():
-            found.append(column.map_elements(_json, pl.String))
+            found.append(_each(frame[name], _json))
         elif dtype == pl.Binary:
-            found.append(column.map_elements(_text_or_hex, pl.String))
+            found.append(_each(frame[name], _text_or_hex))
         elif isinstance(dtype, pl.Decimal):
             found.append(column.cast(pl.Float64 if dtype.scale else pl.String))
         elif dtype == pl.Duration:
@@ -84,8 +84,15 @@ def _plain(frame: pl.DataFrame) -> list[pl.Expr]:
     return found
 
 
+def _each(values: pl.Series, to_text: Callable[[Any], str]) -> pl.Expr:
+    """A column as text. Here, not by polars: its threads would wait for the interpreter, and the
+    thread that has it may wait for them."""
+    found = [None if value is None else to_text(value) for value in values.to_list()]
+    return pl.lit(pl.Series(values.name, found, dtype=pl.String))
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value.to_list() if isinstance(value, pl.Series) else value, default=str)
+    return json.dumps(value, default=str)
 
 
 def _text_or_hex(body: bytes) -> str:

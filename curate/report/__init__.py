@@ -7,6 +7,7 @@ from typing import Any
 
 from curate import storage
 from curate.report import numbers
+from curate.report.concepts import concepts
 from curate.report.examples import choose
 from curate.report.facts import Facts
 from curate.report.histogram import draw
@@ -33,6 +34,7 @@ def write_report(facts: Facts, runner: Runner) -> dict[str, Any]:
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
         "histograms": draw(facts, runner),
+        "concepts": concepts(facts, runner),
         "examples": choose(facts, runner),
     }
     folder = storage.join(facts.plan.work, "report")

@@ -23,10 +23,12 @@ _ONE = 1 << 32  # a chance of 1: whole numbers add up to the same in any order
 
 
 def ranks_of(entries: int) -> np.ndarray:
-    """[P] up to POINTS ranks, 1 to `entries`, each about as many times the one before it."""
+    """[P] up to POINTS ranks, 1 to `entries`: evenly spaced logarithms, and the powers of ten."""
     if not entries:
         return np.zeros(0, dtype=np.int64)
-    return np.unique(np.rint(np.geomspace(1, entries, POINTS)).astype(np.int64))
+    tens = [10**n for n in range(1, len(str(entries)))]
+    between = np.rint(np.geomspace(1, entries, POINTS - len(tens))).astype(np.int64)
+    return np.union1d(between, tens).astype(np.int64)
 
 
 def share(some: int, of: int) -> float | None:
@@ -46,7 +48,7 @@ class _Balance:
     @property
     def chances(self) -> np.ndarray:
         """[E] float64: the chance with which each entry keeps a sample, min(1, t / count)."""
-        return np.minimum(1.0, self.thresholds / np.maximum(self.counts, 1))
+        return np.asarray(np.minimum(1.0, self.thresholds / np.maximum(self.counts, 1)))
 
 
 def balances(facts: Facts, step: str, size: int, runner: Runner) -> list[dict[str, Any]]:
@@ -77,8 +79,7 @@ def _section(facts: Facts, balance: _Balance, runner: Runner) -> dict[str, Any]:
     return {
         "filter": balance.filter.name,
         "t": [_number(lowest), _number(highest)],
-        "before": _above(balance.counts, balance.thresholds),
-        "after": _above(found.entries, balance.thresholds),
+        "head": _head(balance, found.entries),
         "p": {
             "ranks": ranks.tolist(),
             "chances": balance.chances[order[ranks - 1]].round(6).tolist(),
@@ -95,11 +96,13 @@ def _number(value: float) -> float | int | None:
     return int(value) if value == int(value) else float(value)
 
 
-def _above(counts: np.ndarray, thresholds: np.ndarray) -> dict[str, Any]:
-    """The entries above t: how many, and what share of all matches is theirs."""
-    above = counts > thresholds
-    matched = int(counts[above].sum())
-    return {"entries": int(above.sum()), "matches": matched, "share": share(matched, counts.sum())}
+def _head(balance: _Balance, after: np.ndarray) -> dict[str, Any]:
+    """The entries above t: how many, and what share of all matches is theirs, before and after."""
+    above = balance.counts > balance.thresholds
+    sides = (balance.counts, after)
+    matched = [int(side[above].sum()) for side in sides]
+    shares = [share(own, side.sum()) for own, side in zip(matched, sides, strict=True)]
+    return {"entries": int(above.sum()), "matches": matched, "match_share": shares}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from curate.features.concepts import Concepts
 from curate.parquet import read_parquet, write_parquet
 from curate.report.balances import balances, ranks_of, share
 from curate.report.facts import Facts, stops
-from curate.runner import Runner
+from curate.runner import Runner, fold
 from filters import column
 
 HEAD = 30  # entries shown, the most frequent before
@@ -40,7 +40,7 @@ class Matched:
     @property
     def starts(self) -> np.ndarray:
         """[K] where the entries of each sample that has any begin."""
-        return (np.cumsum(self.lengths) - self.lengths)[self.lengths > 0]
+        return np.asarray((np.cumsum(self.lengths) - self.lengths)[self.lengths > 0])
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Counted:
     unscored: np.ndarray  # [K] int64: samples without a caption
     total_copies: int
 
-    @property
+    @cached_property
     def order(self) -> np.ndarray:
         """[H] entries that were hit before, the most frequent first; ties go to the first."""
         before = self.entries[0]
-        return np.argsort(-before, kind="stable")[: np.count_nonzero(before)]
+        return np.asarray(np.argsort(-before, kind="stable")[: np.count_nonzero(before)])
 
     @property
     def tail(self) -> np.ndarray:
@@ -127,7 +127,7 @@ def _section(facts: Facts, track: Track, runner: Runner) -> dict[str, Any]:
             "entries": len(listed),
             "digest": listed.digest,
             "sources": _tally(listed.source),
-            "languages": _tally(listed.language),
+            "languages": _tally(listed.language.filter(listed.language != "")),
         },
         "stages": [_stage(counted, number, name) for number, name in enumerate(names)],
         "copies": {"samples": counted.total_copies, "matches": int(counted.copies.sum())},
@@ -221,7 +221,8 @@ def count(facts: Facts, track: Track, size: int, runner: Runner) -> Counted:
     for stage in range(stages - 1, 0, -1):  # who got past a stage got past those before it
         entries[stage - 1] += entries[stage]
         samples[:, stage] += samples[:, stage + 1]
-    return Counted(entries, copies, *samples[:, 1:], total_copies)
+    every, matched, unscored = samples[:, 1:]
+    return Counted(entries, copies, every, matched, unscored, total_copies)
 
 
 def _count(plan: Compiled, after: str, track: Track, size: int, span: Span) -> _Part:
@@ -264,12 +265,11 @@ def _with_tail(facts: Facts, track: Track, in_tail: np.ndarray, runner: Runner) 
 
     It takes a second look, for the tail is known only once everything was counted.
     """
-    total = np.zeros(len(track.stages) + 1, dtype=np.int64)  # by level
-    for part in runner.map(
-        partial(_look_for, facts.plan, facts.after, track, in_tail), facts.spans(), "report"
-    ):
-        total += part
-    return np.asarray(np.cumsum(total[::-1])[::-1][1:])
+    work = partial(_look_for, facts.plan, facts.after, track, in_tail)
+    by_level = fold(runner.map(work, facts.spans(), "report"), np.add)
+    if by_level is None:
+        by_level = np.zeros(len(track.stages) + 1, dtype=np.int64)
+    return np.asarray(np.cumsum(by_level[::-1])[::-1][1:])
 
 
 def _look_for(
