@@ -45,6 +45,7 @@ class Run:
     grow: Callable[[Runner, int], Runner]  # a runner that suits so many rows to score or fetch
     chain: str = ""
     before: str = fates.START
+    rests_on: str = ""  # the chain before the barrier that was decided last
     selection: str = ""  # changes with the rows that are kept and their copies, once it is known
     states: States = field(default_factory=dict)
     counts: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -104,7 +105,8 @@ def download_content(run: Run, name: str) -> str:
 
 def _seal_state(run: Run, after: str, states: States) -> None:
     counts = [list(row) for row in run.counts.sort("step", "reason").rows()]
-    verdicts.seal(run.plan.work, after, {"chain": run.chain, "counts": counts, "states": states})
+    said = {"chain": run.chain, "rests_on": run.rests_on, "counts": counts, "states": states}
+    verdicts.seal(run.plan.work, after, said)
 
 
 def _reuse(run: Run, after: str) -> bool:
@@ -145,10 +147,13 @@ def rows(run: Run, phase: Phase) -> None:
 def barrier(run: Run, index: int) -> None:
     """Fit and apply one step that must see all survivors."""
     step = run.plan.steps[index]
+    run.rests_on = run.chain
     run.chain = linked(run, run.chain, step)
+    before = verdicts.sealed(run.plan.work, step.name)
     if not _reuse(run, step.name):
         try:
-            states = _decided(run, index, step)
+            same = before is not None and before["rests_on"] == run.rests_on
+            states = _decided(run, index, before["states"] if before and same else {})
         except Unbound as error:  # the columns are there, and their values are of something else
             raise ConfigError(f"{step.name}: {error}") from None
         run.states.update(states)
@@ -157,20 +162,30 @@ def barrier(run: Run, index: int) -> None:
     _check_budgets(run, (index,))
 
 
-def _decided(run: Run, index: int, step: Step) -> States:
-    """Fit a barrier, write its verdict, and give what it learnt."""
+def _decided(run: Run, index: int, learnt_before: States) -> States:
+    """Fit a barrier, write its verdict, and give what it learnt.
+
+    Args:
+        run: The run.
+        index: The barrier.
+        learnt_before: What other recipes of it learnt from the very same rows.
+    """
+    step = run.plan.steps[index]
     if isinstance(step, GroupFilter):
         state = _learnt(run, index, step)
         run.counts = _grouped(run, index, step, state)
         return {step.name: state}
-    states = {child.name: _fitted(run, index, child) for child in pool_children(step)}
+    states = {
+        child.name: _fitted(run, index, child, learnt_before.get(child.name, {}))
+        for child in pool_children(step)
+    }
     work = partial(decide.write_kept, run.plan, run.before, index, states)
     run.counts = run.map_counts(work, step.name)
     return states
 
 
-def _fitted(run: Run, index: int, child: PoolFilter) -> dict[str, Any]:
-    state = child.start(Counts(run.states["pool"]["rows"], run.survivors()))
+def _fitted(run: Run, index: int, child: PoolFilter, before: State) -> dict[str, Any]:
+    state = child.again(before) or child.start(Counts(run.states["pool"]["rows"], run.survivors()))
     while not child.finished(state):
         work = partial(decide.summarize, run.plan, run.before, index, (child, state))
         summary = fold(run.runner.map(work, run.spans(), child.name), child.merge)

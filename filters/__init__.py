@@ -171,6 +171,13 @@ class PoolFilter(Filter):
         """The state before anything was seen."""
         raise NotImplementedError  # the contract: every pool filter says so itself
 
+    def again(self, learnt: State) -> State | None:
+        """The state to go on from, given what another recipe of it learnt from the very same rows.
+
+        None where all has to be seen anew: its passes count other things, say.
+        """
+        return None
+
     def finished(self, state: State) -> bool:
         """Whether `keep` can decide with this state, or another pass is needed."""
         return True

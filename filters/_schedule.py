@@ -24,7 +24,8 @@ _FINEST, _COARSEST = 1 / 256, 1 / 32  # widths of bins
 _SURE, _NEVER = 4.0, -36.0  # above the level: a draw is as good as certain; cannot happen
 _LOSS = 0.01  # share of a batch that would be second draws, below which batches do not matter
 _HOTTEST = 0.25  # draws in a batch of any one sample, above which they do all the same
-_STEP = 0.05  # moves of the hottest sample in one step, once batches do not matter
+_STEPS = 64  # numbers of draws for which the time is known where each sample comes once
+_STEP = 0.1  # moves of the hottest sample in one step, once batches do not matter
 MOST_BATCHES = 100_000  # that may be looked at one by one
 
 
@@ -84,7 +85,7 @@ class Lattice:
         far = np.abs(bins) >= CENTRAL
         beyond = (np.abs(bins[far]) - CENTRAL + 0.5) / _PER_E_FOLD
         places[far] = np.sign(bins[far]) * CENTRAL * np.exp(np.minimum(beyond, 600.0))
-        return places
+        return np.asarray(places)
 
 
 def added(left: Histogram, right: Histogram) -> Histogram:
@@ -103,21 +104,19 @@ class Schedule:
     """The batches' ends, and how many draws are expected by when."""
 
     ends: np.ndarray  # [M] log of the time at which each batch ends, ascending
-    closed: bool  # whether draws after the last end are none of ours; else batches no longer matter
     draws: np.ndarray  # [K] expected by `times`, ascending
     times: np.ndarray  # [K] log of the time, ascending
+    closed: bool = False  # whether nothing may be drawn after the last end; else without batches
 
     def time_of(self, draws: float) -> float:
-        """The log of the time by which so many draws are expected; -inf at none."""
+        """The log of the time by which so many draws are expected, no later than is known."""
         if draws <= 0:
             return -math.inf
         first = self.times[0] + math.log(draws / self.draws[0])
         return first if draws < self.draws[0] else float(np.interp(draws, self.draws, self.times))
 
 
-def schedule(
-    lattice: Lattice, histogram: Histogram, batch: int, until: float
-) -> Schedule:
+def schedule(lattice: Lattice, histogram: Histogram, batch: int, until: float) -> Schedule:
     """The schedule up to `until` expected draws: a larger `until` only adds to it.
 
     Args:
@@ -130,7 +129,7 @@ def schedule(
         TooManyBatches: more than 100,000 would have to be looked at one by one.
     """
     field_ = _Field.of(lattice, histogram, batch)
-    ends, draws, times = [], [], []
+    ends: list[float] = []
     hot = field_.hot()
     while hot and len(ends) * batch < until:
         if len(ends) == MOST_BATCHES:
@@ -138,16 +137,34 @@ def schedule(
         field_.draw_batch()
         ends.append(field_.log_time)
         hot = field_.hot()
-    draws = [batch * (n + 1) for n in range(len(ends))]
+    draws = [float(batch * (n + 1)) for n in range(len(ends))]
     times = list(ends)
     while not hot and field_.total < until:
         field_.flow()
         draws.append(field_.total)
         times.append(field_.log_time)
     shift = -lattice.centre
-    return Schedule(
-        np.array(ends) + shift, hot, np.array(draws, dtype=float), np.array(times) + shift
-    )
+    return Schedule(np.array(ends) + shift, np.array(draws), np.array(times) + shift, closed=hot)
+
+
+def repeated(lattice: Lattice, histogram: Histogram, until: float) -> Schedule:
+    """The time by which so many draws are expected where a draw changes nothing."""
+    z = lattice.places(histogram) * lattice.width
+    heaviest = float(z[-1])
+    total = heaviest + math.log(float((np.exp(z - heaviest) * histogram[1]).sum()))
+    time = math.log(until) - total - lattice.centre
+    return Schedule(np.zeros(0), np.array([until]), np.array([time]))
+
+
+def distinct(lattice: Lattice, histogram: Histogram, until: float) -> Schedule:
+    """The times by which so many samples are expected to have been drawn where each comes once."""
+    z, counts = lattice.places(histogram) * lattice.width, histogram[1].astype(np.float64)
+    total = float(counts.sum())
+    parts = until * np.arange(1, _STEPS + 1) / _STEPS
+    draws = np.union1d(parts, total * (1 - 0.1 ** np.arange(2, 9)))  # the last take ever longer
+    draws = draws[draws <= min(until, total * (1 - 1e-8))]
+    times = [-_first_level(z, counts, wanted) - lattice.centre for wanted in draws.tolist()]
+    return Schedule(np.zeros(0), draws, np.array(times))
 
 
 @dataclass
@@ -209,7 +226,10 @@ class _Field:
     def hot(self) -> bool:
         """Whether it matters that no sample comes twice in a batch; in one of 1 none can."""
         limit = math.exp(_SURE - 1) if self.batch == 1 else _HOTTEST
-        if self._above() + float(self.mass[: self._reach(self.level + math.log(limit))].sum()) > 0.5:
+        if (
+            self._above() + float(self.mass[: self._reach(self.level + math.log(limit))].sum())
+            > 0.5
+        ):
             return True
         last = self._reach(self.level + math.log(_LOSS) - 5)
         first = self._depth(self.level + math.log(limit))
@@ -289,8 +309,8 @@ def _solve(mass: np.ndarray, waits: np.ndarray, wanted: float, limit: float) -> 
     return change
 
 
-def _first_level(z: np.ndarray, counts: np.ndarray, batch: int) -> float:
-    """The level of the first batch: where sum(counts * (1 - exp(-e^(z - level)))) is its size."""
+def _first_level(z: np.ndarray, counts: np.ndarray, batch: float) -> float:
+    """-log of the time by which so many are drawn: sum(counts * (1 - exp(-e^(z - level))))."""
     low = float(z[0]) - _SURE  # there all are drawn
     high = float(z[-1]) + math.log(counts.sum() / batch) + 1
     for _ in range(200):

@@ -18,7 +18,11 @@ _LETTER = r"\p{L}\p{M}\p{N}_"  # of a word; a mark belongs to the letter before 
 _LONGEST = 1000  # characters of a word
 _FEW = 1000  # words that one pattern takes; it is quicker than looking up marked words then
 _BYTES = 20_000  # of one pattern: far below the size that the regex engine refuses
-_EDGE, _NO_EDGE = "\x01", "\x02"  # what marks where words begin and end; what stands for it in texts
+_FINAL_SIGMA, _SIGMA = "\u03c2", "\u03c3"
+_EDGE, _NO_EDGE = (
+    "\x01",
+    "\x02",
+)  # what marks where words begin and end; what stands for it in texts
 
 
 class FromFile(BaseModel):
@@ -63,13 +67,18 @@ def recipe_of(words: Words) -> Any:
     if not isinstance(words, FromFile):
         return words
     lines = "\n".join(lists_of(words)[""])
-    return {"file": Path(words.file).name, "words_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return {
+        "file": Path(words.file).name,
+        "words_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
 
 
 def problems_of(words: Words, spelling: Spelling) -> Iterator[str]:
     """What is wrong with a list: each says the word or the line."""
     if isinstance(words, ByLanguage):
         for language, given in words.languages.items():
+            if not language.strip():
+                yield "languages: a list has no language: name it by its code, such as en"
             yield from (f"{language}: {problem}" for problem in problems_of(given, spelling))
         return
     where = words.file if isinstance(words, FromFile) else ""
@@ -116,12 +125,16 @@ class Spelling:
         """In lower case, where case is ignored; the two small sigmas are one letter then."""
         if not self._ignore_case:
             return text
-        return text.str.to_lowercase().str.replace_all("ς", "σ", literal=True)
+        return text.str.to_lowercase().str.replace_all(_FINAL_SIGMA, _SIGMA, literal=True)
 
     def __call__(self, words: Sequence[str]) -> list[str]:
         """As texts, with one blank for any white space inside, and none at the ends."""
         spelt = self.text(_one_blank(pl.col("word")).str.strip_chars(" "))
-        return pl.DataFrame({"word": words}, schema={"word": pl.String}).select(spelt)["word"].to_list()
+        return (
+            pl.DataFrame({"word": words}, schema={"word": pl.String})
+            .select(spelt)["word"]
+            .to_list()
+        )
 
 
 def _one_blank(text: pl.Expr) -> pl.Expr:
@@ -135,22 +148,25 @@ def has_any(text: pl.Expr, words: Sequence[str], language: str = "") -> pl.Expr:
     language written without spaces it stands anywhere. A blank in it is any run of white space.
     """
     if not words:
-        return text.is_null() & None  # false, and null where there is no text
+        return _known(text, value=False)
+    blanks = any(" " in word for word in words)
     if is_unspaced(language):
-        return _holds_any(text, words)
+        return _holds_any(_one_blank(text) if blanks else text, words)
     if len(words) <= _FEW:
         return _matches_any(text, words)
     marked = pl.col("word").str.contains(rf"\A[{_LETTER}](?:.*[{_LETTER}])?\z")
-    table = pl.DataFrame({"word": words}).with_columns(marked=_marked(pl.col("word")), inside=marked)
+    table = pl.DataFrame({"word": words}).with_columns(
+        marked=_marked(pl.col("word")), inside=marked
+    )
     plain, odd = table.filter("inside")["marked"], table.filter(~pl.col("inside"))["word"]
-    found = _holds_any(_marked(_one_blank(text)), plain.to_list())
+    found = _holds_any(_marked(_one_blank(text) if blanks else text), plain.to_list())
     return found | _matches_any(text, odd.to_list()) if len(odd) else found
 
 
 def has_all(text: pl.Expr, words: Sequence[str], language: str = "") -> pl.Expr:
     """Whether a text has all of these words, in the sense of `has_any`."""
     if not words:
-        return text.is_not_null() | None
+        return _known(text, value=True)
     return pl.all_horizontal([has_any(text, [word], language) for word in words])
 
 
@@ -168,7 +184,11 @@ def _marked(text: pl.Expr) -> pl.Expr:
 
 
 def _holds_any(text: pl.Expr, words: Sequence[str]) -> pl.Expr:
-    return text.str.contains_any(list(words)) if words else text.is_null() & None
+    return text.str.contains_any(list(words)) if words else _known(text, value=False)
+
+
+def _known(text: pl.Expr, *, value: bool) -> pl.Expr:
+    return pl.when(text.is_not_null()).then(pl.lit(value))
 
 
 def _matches_any(text: pl.Expr, words: Sequence[str]) -> pl.Expr:

@@ -29,6 +29,7 @@ from filters._coins import NONE, Matches, bases, drawn, matches, thresholds
 from filters._tails import Tails, tails
 from filters._top import exact_share, words_of
 
+_COUNTED = ("rows", "of", "counts", "matched", "unmatched", "entries_hit", "matches")
 _LIST = "List(UInt32)"  # the dtype of a column of matched entries
 
 
@@ -115,6 +116,16 @@ class MetadataBalance(PoolFilter):
     def start(self, counts: Counts) -> State:
         return {"rows": counts.survivors}
 
+    def again(self, learnt: State) -> State | None:
+        if learnt.get("of") != self._counted or self.tail_share_of is not None:
+            return None
+        return self._decided({name: learnt[name] for name in _COUNTED}, None)
+
+    @property
+    def _counted(self) -> list[str]:
+        """What the counts depend on, beside the rows."""
+        return [*self._steps, self.texts]
+
     def finished(self, state: State) -> bool:
         return "counts" in state and ("cut" not in state or _radix.resolved(state["cut"]))
 
@@ -162,16 +173,21 @@ class MetadataBalance(PoolFilter):
             summary = {**nothing, "languages": None}
         counts = summary["counts"]
         known = {
-            **state,
+            "rows": state["rows"],
+            "of": self._counted,
             "counts": counts,
             "matched": state["rows"] - summary["unmatched"] - summary["unscored"],
             "unmatched": summary["unmatched"],
             "entries_hit": int((counts > 0).sum()),
             "matches": int(counts.sum()),
         }
+        return self._decided(known, summary["languages"])
+
+    def _decided(self, known: State, languages: pl.Series | None) -> State:
+        """The state once everything is counted: its t, or the search for one."""
         if self.t is None:
             return {**known, "cut": self._search(known)}
-        return {**known, **self._with_t(counts, summary["languages"])}
+        return {**known, **self._with_t(known["counts"], languages)}
 
     def _search(self, known: State) -> _radix.Cut:
         """Look for the threshold that keeps so many, those without entries among them."""

@@ -78,6 +78,9 @@ def test_what_is_wrong_with_a_text_is_told_with_its_line(tmp_path, text, said):
         ('{"dog": {"hound": 1}}', "item 1: .* is neither"),
         ('{"dog": ["hound"], "dog": ["puppy"]}', "item 2: the class 'dog' is that of .*item 1"),
         ('["dog", "\\ud800"]', "item 2: .* is neither"),
+        ('{"\\ud800": ["hound"]}', "item 1: .* is neither"),
+        ('{"dog": null}', "item 1: .* is neither"),
+        ('{"dog": [["hound"]]}', "item 1: .* is neither"),
         ("[" * 100_000, "not class names"),
     ],
 )

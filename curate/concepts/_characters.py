@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from curate.concepts._lexicon import Trie, trie
-from curate.concepts._spacing import BLANKS, SIGNS
+from curate.concepts._spacing import BLANKS, SIGNS, Texts
 
 # What `str.strip` of Python takes off; polars on its own leaves the four separators 1C to 1F.
 WHITE_SPACE = (
@@ -62,7 +62,7 @@ class Patterns:
     found: Trie  # of their characters
     begin: np.ndarray  # [characters] bool: whether any begins with it
 
-    def walk(self, captions: pl.Series) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def walk(self, captions: Texts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(caption, pattern) of [K] matches each; a pair may come several times."""
         codes, ends = _spaced(captions)
         at = np.flatnonzero(self.begin.take(codes))
@@ -72,7 +72,7 @@ class Patterns:
         while len(at):
             ended = np.flatnonzero(node < self.found.count)
             yield np.searchsorted(ends, at.take(ended)), node.take(ended)
-            on = np.flatnonzero(self.found.inner.take(node))
+            on = np.flatnonzero(self.found.kinds.take(node))
             at, node = at.take(on) + 1, node.take(on)
             rows, node = self.found.later.find(symbols.take(at), node)
             at = at.take(rows)
@@ -80,7 +80,7 @@ class Patterns:
 
 def patterns(texts: pl.Series) -> Patterns:
     """Patterns of P different texts, none empty."""
-    codes = _codes(texts.str.join(""))
+    codes = _codes("".join(texts.to_list()))
     lengths = texts.str.len_chars().to_numpy().astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     begin = np.zeros(_CHARACTERS, dtype=bool)
@@ -95,16 +95,18 @@ def _symbols(codes: np.ndarray) -> np.ndarray:
     return symbols
 
 
-def _codes(whole: pl.Series) -> np.ndarray:
-    """[K] uint32: the code points of one text."""
-    return np.frombuffer(str(whole[0]).encode("utf-32-le"), dtype="<u4")
+def _codes(text: str) -> np.ndarray:
+    """[K] uint32: the code points of a text."""
+    return np.frombuffer(bytearray(text.encode("utf-32-le")), dtype="<u4")
 
 
-def _spaced(captions: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+def _spaced(captions: Texts) -> tuple[np.ndarray, np.ndarray]:
     """The characters of N captions with blanks around each and each sign, and where each ends."""
-    codes = _codes(captions.fill_null("").str.join("\n", ignore_nulls=False) + "\n").copy()
-    ends = np.cumsum(captions.str.len_chars().fill_null(0).to_numpy(), dtype=np.int64)
-    ends += np.arange(len(ends))
+    whole = captions.bytes[: captions.ends[-1] + 1]
+    codes = _codes(whole.tobytes().decode())
+    begins = np.concatenate([[0], captions.ends[:-1] + 1])
+    first_bytes = (whole & 0xC0) != 0x80  # of a character
+    ends = np.cumsum(np.add.reduceat(first_bytes, begins, dtype=np.int64)) - 1
     kind = np.zeros(_CHARACTERS, dtype=np.uint8)
     kind[[ord(blank) for blank in BLANKS]] = 1
     kind[[*map(ord, SIGNS), _END]] = 2

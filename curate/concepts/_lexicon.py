@@ -8,14 +8,22 @@ import numpy as np
 
 NEVER = 0xFF  # no symbol: a word that begins with byte 0xFF has nothing else
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2^64 / golden ratio
-_MIX_NODE = np.uint64(0xC2B2AE3D27D4EB4F)
-_SPARE = 4  # slots for each key, at least: two of three look-ups end with the first
+LEAF, PART, WHOLE = range(3)  # kinds of a node
+WHOLE_FROM = np.uint64(0xFF << 56)  # symbols from here on end a token
+
+_MIXES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # of both choices
+_MIX_NODE = np.uint64(0x165667B19E3779F9)
+_SPARE = 2.5  # slots for each key, at least
+_ROUNDS = 200  # of moving keys, before there are too few slots
 
 
 @dataclass(frozen=True)
 class Table:
-    """{(parent node, symbol): node}, for many look-ups at once."""
+    """{(parent node, symbol): node}, for many look-ups at once.
+
+    Cuckoo hashing (Pagh and Rodler, 2004): a key is in one of two slots, so two looks are enough;
+    and in the second only where the first has another key.
+    """
 
     symbols: np.ndarray  # [slots] uint64; NEVER where the slot is free
     parents: np.ndarray  # [slots] int32; [0] where all have the same parent
@@ -30,49 +38,61 @@ class Table:
             symbols: [K] uint64.
             parents: [K] int32; None asks for children of the one parent that all have.
         """
-        slots = _slots(symbols, parents, len(self.symbols))
-        rows: np.ndarray | None = None  # which of the K are still looked for; None: all
-        found_rows, found_nodes = [], []
-        while True:
-            there = self.symbols.take(slots)
-            hits = np.flatnonzero(there == symbols)
-            if parents is not None:
-                hits = hits[self.parents.take(slots.take(hits)) == parents.take(hits)]
-            found_nodes.append(self.nodes.take(slots.take(hits)))
-            found_rows.append(hits if rows is None else rows.take(hits))
-            open_ = there != NEVER
-            open_[hits] = False
-            others = np.flatnonzero(open_)
-            if not len(others):
-                return np.concatenate(found_rows), np.concatenate(found_nodes)
-            rows = others if rows is None else rows.take(others)
-            symbols = symbols.take(others)
-            parents = parents if parents is None else parents.take(others)
-            slots = slots.take(others)
-            slots += 1
-            slots &= len(self.symbols) - 1
+        slots = _slots(0, symbols, parents, len(self.symbols))
+        there = self.symbols.take(slots)
+        same = there == symbols
+        if parents is not None:
+            same &= self.parents.take(slots) == parents
+        hits = np.flatnonzero(same)
+        nodes = self.nodes.take(slots.take(hits))
+        same |= there == NEVER
+        others = np.flatnonzero(~same)
+        symbols = symbols.take(others)
+        parents = None if parents is None else parents.take(others)
+        slots = _slots(1, symbols, parents, len(self.symbols))
+        same = self.symbols.take(slots) == symbols
+        if parents is not None:
+            same &= self.parents.take(slots) == parents
+        late = np.flatnonzero(same)
+        return (
+            np.concatenate([hits, others.take(late)]),
+            np.concatenate([nodes, self.nodes.take(slots.take(late))]),
+        )
 
 
 def table(symbols: np.ndarray, parents: np.ndarray | None, nodes: np.ndarray) -> Table:
     """The table of K different keys: [K] uint64, [K] int32 or None, [K] int32."""
-    size = 1 << max(4, (_SPARE * len(symbols) - 1).bit_length())
-    owner = np.full(size, -1, dtype=np.int64)
-    rows = np.arange(len(symbols))
-    slots = _slots(symbols, parents, size)
-    while len(rows):
-        free = owner.take(slots) < 0
-        owner[slots[free]] = rows[free]  # of those that want the same slot the last has it
-        late = owner.take(slots) != rows
-        rows, slots = rows[late], (slots[late] + 1) & (size - 1)
+    size = 1 << max(4, int(_SPARE * len(symbols)).bit_length())
+    owner = _placed(symbols, parents, size)
+    while owner is None:
+        size *= 2
+        owner = _placed(symbols, parents, size)
     used = np.flatnonzero(owner >= 0)
     own = owner.take(used)
+    known = np.zeros(0, dtype=np.int32)
     return Table(
         _spread(size, used, symbols.take(own), NEVER),
-        np.zeros(0, dtype=np.int32)
-        if parents is None
-        else _spread(size, used, parents.take(own), -1),
+        known if parents is None else _spread(size, used, parents.take(own), -1),
         _spread(size, used, nodes.take(own), -1),
     )
+
+
+def _placed(symbols: np.ndarray, parents: np.ndarray | None, size: int) -> np.ndarray | None:
+    """[size] int64: the key in each slot, -1 for none; None where they find no place."""
+    slots = np.stack([_slots(choice, symbols, parents, size) for choice in (0, 1)])
+    owner = np.full(size, -1, dtype=np.int64)
+    choice = np.zeros(len(symbols), dtype=np.int64)
+    homeless = np.arange(len(symbols))
+    for _ in range(_ROUNDS):
+        if not len(homeless):
+            return owner
+        wanted = slots[choice[homeless], homeless]
+        before = owner.take(wanted)
+        owner[wanted] = homeless  # of those that want the same slot the last has it
+        lost = homeless[owner.take(wanted) != homeless]
+        homeless = np.union1d(lost, before[before >= 0])
+        choice[homeless] ^= 1
+    return None
 
 
 def _spread(size: int, places: np.ndarray, values: np.ndarray, other: int) -> np.ndarray:
@@ -81,12 +101,12 @@ def _spread(size: int, places: np.ndarray, values: np.ndarray, other: int) -> np
     return whole
 
 
-def _slots(symbols: np.ndarray, parents: np.ndarray | None, size: int) -> np.ndarray:
-    """[K] int64: where each is looked for first."""
-    mixed = symbols * _MIX
+def _slots(choice: int, symbols: np.ndarray, parents: np.ndarray | None, size: int) -> np.ndarray:
+    """[K] int64: where each is looked for first (0) or else (1)."""
+    mixed = symbols * _MIXES[choice]
     if parents is not None:
         mixed ^= parents.astype(np.uint64) * _MIX_NODE
-        mixed *= _MIX
+        mixed *= _MIXES[choice]
     mixed >>= np.uint64(65 - size.bit_length())
     return mixed.view(np.int64)
 
@@ -101,7 +121,7 @@ class Trie:
     count: int  # E
     first: Table  # of first symbols
     later: Table
-    inner: np.ndarray  # [nodes] bool: whether more may follow
+    kinds: np.ndarray  # [nodes] uint8: LEAF; or PART, or WHOLE where its last symbol ends a token
 
 
 def trie(symbols: np.ndarray, offsets: np.ndarray) -> Trie:
@@ -143,11 +163,14 @@ def _assembled(
     nothing = (np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))
     first, *rest = levels or [nothing]
     later = [np.concatenate(parts) for parts in zip(nothing, *rest, strict=True)]
-    inner = np.zeros(used, dtype=bool)
-    inner[later[1]] = True
+    nodes = np.concatenate([level[2] for level in levels] or [nothing[2]])
+    whole = np.zeros(used, dtype=bool)
+    whole[nodes] = np.concatenate([level[0] for level in levels] or [nothing[0]]) >= WHOLE_FROM
+    kinds = np.zeros(used, dtype=np.uint8)
+    kinds[later[1]] = np.where(whole[later[1]], WHOLE, PART)
     return Trie(
         count,
         table(first[0], None, first[2].astype(np.int32)),
         table(later[0], later[1].astype(np.int32), later[2].astype(np.int32)),
-        inner,
+        kinds,
     )

@@ -107,14 +107,11 @@ def _json_rows(path: str, text: str) -> Iterator[_Row]:
         raise ConfigError(f"{path}: not an object {{class: [synonyms]}}, nor a list of classes")
     for number, item in enumerate(found, start=1):
         where = f"{path}: item {number}"
-        if isinstance(found, _Pairs):
-            name, synonyms = item
-            own = synonyms.split(",") if isinstance(synonyms, str) else synonyms
-            terms = [name, *own] if _texts(own) else None
-        else:
-            own = item.split(",") if isinstance(item, str) else item
-            terms = own if _texts(own) else None
-        if not terms:
+        name, own = item if isinstance(found, _Pairs) else (None, item)
+        terms = own.split(",") if isinstance(own, str) else own
+        if isinstance(terms, list) and name is not None:
+            terms = [name, *terms]
+        if not terms or not _texts(terms):
             raise ConfigError(f"{where}: {_short(item)} is neither text nor a list of texts")
         yield where, terms
 
@@ -130,12 +127,10 @@ def _texts(value: Any) -> bool:
 
 
 def _checked(rows: Sequence[_Row]) -> ClassNames:
-    spelt = words_of(pl.Series([term for _, terms in rows for term in terms], dtype=pl.String))
-    left = iter(spelt.to_list())
     names, every = [], []
     seen: dict[str, str] = {}
-    for where, given in rows:
-        words = [next(left) for _ in given]
+    spelt = _spelt([terms for _, terms in rows])
+    for (where, given), words in zip(rows, spelt, strict=True):
         if not "".join(given).strip():
             raise ConfigError(f"{where}: blank: remove the line, or name the class")
         for term, word in zip(given, words, strict=True):
@@ -180,13 +175,15 @@ def imagenet() -> ClassNames:
         and [getattr(target, "id", "") for target in node.targets] == ["IMAGENET_CLASSNAMES"]
     )
     given = [str(name) for name in ast.literal_eval(next(tables))]
-    names, every = [], []
-    for number, name in enumerate(given):
-        again = name in given[:number]
-        names.append(f"{name} ({number})" if again else name)
-        words = words_of(pl.Series([name, *_readings(name)], dtype=pl.String)).to_list()
-        every.append(tuple(dict.fromkeys(words)))
-    return ClassNames(tuple(names), tuple(every))
+    readings = [[name, *_readings(name)] for name in given]
+    own = [f"{name} ({n})" if name in given[:n] else name for n, name in enumerate(given)]
+    return ClassNames(tuple(own), tuple(tuple(dict.fromkeys(one)) for one in _spelt(readings)))
+
+
+def _spelt(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """The words of each row's texts."""
+    left = iter(words_of(pl.Series([text for row in rows for text in row], dtype=pl.String)))
+    return ([next(left) for _ in row] for row in rows)
 
 
 def _readings(name: str) -> list[str]:

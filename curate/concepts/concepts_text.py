@@ -194,7 +194,8 @@ def _terms(own: Json) -> Iterator[str]:
 def _listed(what: str, names: Sequence[str]) -> Iterator[str]:
     """All of them: what is left out is what was looked for."""
     yield f"{len(names):,} {what}{':' if names else ''}"
-    yield from textwrap.wrap(_clean(", ".join(names)), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines = textwrap.wrap(_clean(", ".join(names)), _WIDTH)
+    yield from (f"  {line}" for line in lines)
 
 
 def _named(row: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,12 +11,13 @@ import polars as pl
 
 from curate.concepts import _spacing
 from curate.concepts._characters import WHITE_SPACE, free_ends, patterns
-from curate.concepts._lexicon import Trie, trie
-from curate.concepts._spacing import BLANKS, SIGNS, WORD, Tokens, tokens_of
+from curate.concepts._lexicon import PART, WHOLE, Trie, trie
+from curate.concepts._spacing import BLANKS, SIGNS, WORD, Texts, Tokens, texts_of, tokens_of
 
 Rule = Literal["metaclip", "metaclip2"]
 CHUNK = 4096  # captions at once: what they need fits a core's cache
-CHUNK_BYTES = 1 << 20  # at once, unless one caption has more
+CHUNK_BYTES = 1 << 19  # at once, unless one caption has more
+BUNDLE_BYTES = 1 << 23  # of captions that are put together at once
 
 _SIGN = f"[{SIGNS}]"
 _IMPOSSIBLE = rf"[{BLANKS}]|[^ ]{_SIGN}|{_SIGN}[^ ]|{_SIGN} {_SIGN}"
@@ -141,7 +143,7 @@ def _trie_of(entries: pl.Series) -> Trie:
     """The trie of E entries: of each token the words, the last of which tells where it ends."""
     if not len(entries):
         return trie(np.zeros(0, np.uint64), np.zeros(1, np.int64))
-    tokens = tokens_of(entries, _spacing.AS_IT_IS)
+    tokens = tokens_of(texts_of(entries), _spacing.AS_IT_IS)
     count = len(tokens.text) - 1
     words = tokens.length[:count] // WORD + 1
     ends = np.cumsum(words)
@@ -152,14 +154,43 @@ def _trie_of(entries: pl.Series) -> Trie:
     return trie(symbols, np.concatenate([[0], np.cumsum(owners)]))
 
 
+@dataclass(frozen=True)
+class Walks:
+    """K places in the entries' trie that some texts have led to."""
+
+    at: np.ndarray  # [K] int64: the token
+    node: np.ndarray  # [K] int32
+    offset: np.ndarray  # [K] int64: bytes into the token
+
+
 def _walk(entries: Trie, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(token, entry) of [K] matches each, by depth: a token within the match's text."""
     at, node = entries.first.find(tokens.words[:-1])
-    offset = np.zeros(0, dtype=np.int64)  # bytes into the token of those walks that are inside one
+    walks = Walks(at, node, np.zeros(len(at), dtype=np.int64))
     while True:
-        ended = np.flatnonzero(node < entries.count)
-        yield at.take(ended), node.take(ended)
-        kind = entries.kinds.take(node)
+        ended = np.flatnonzero(walks.node < entries.count)
+        yield walks.at.take(ended), walks.node.take(ended)
+        kind = entries.kinds.take(walks.node)
         if not kind.any():
             return
-        at, node = _step(entries, tokens, at, node, kind)
+        walks = _step(entries, tokens, walks, kind)
+
+
+def _step(entries: Trie, tokens: Tokens, walks: Walks, kind: np.ndarray) -> Walks:
+    """One word further: within the token where that goes on, else at the next token's beginning."""
+    ended, inside = np.flatnonzero(kind == WHOLE), np.flatnonzero(kind == PART)
+    origin = walks.at.take(ended)
+    at = tokens.next.take(origin)
+    symbols = tokens.words.take(at)
+    offset = np.zeros(len(at), dtype=np.int64)
+    if len(inside):
+        within = walks.at.take(inside)
+        beyond = walks.offset.take(inside) + WORD
+        symbols = np.concatenate([symbols, tokens.words_at(within, beyond)])
+        origin, at = np.concatenate([origin, within]), np.concatenate([at, within])
+        offset = np.concatenate([offset, beyond])
+    parents = walks.node.take(np.concatenate([ended, inside]))
+    rows, node = entries.later.find(symbols, parents)
+    at = at.take(rows)
+    same = tokens.text.take(at) == tokens.text.take(origin.take(rows))
+    return Walks(at.compress(same), node.compress(same), offset.take(rows).compress(same))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -123,13 +124,11 @@ def _share(text: str | None, preset: str) -> Decimal | None:
         return None
     if preset != "metaclip2":
         raise ConfigError("--bigram-share caps what `--preset metaclip2` takes: add that")
-    try:
+    with suppress(InvalidOperation):
         share = Decimal(text)
-    except InvalidOperation:
-        share = Decimal(0)
-    if not 0 < share <= 1:
-        raise ConfigError(f"--bigram-share {text}: must be above 0 and at most 1")
-    return share
+        if 0 < share <= 1:
+            return share
+    raise ConfigError(f"--bigram-share {text}: must be above 0 and at most 1")
 
 
 def account_lines(out: str, built: Built) -> Iterator[str]:

@@ -74,7 +74,10 @@ def read_wordnet(folder: str, heads: Heads = "whole") -> Words:
                 "`apt-get install wordnet-base` makes /usr/share/wordnet"
             )
         found.append(_heads(url))
-    words = pl.concat(found).str.to_lowercase().str.replace_all("_", " ", literal=True)
+    words = pl.concat(found)
+    if words.is_empty():
+        raise ConfigError(f"{folder} holds no synsets: it is not WordNet's")
+    words = words.str.to_lowercase().str.replace_all("_", " ", literal=True)
     if heads == "cut":
         words = words.str.replace(r"\..*$", "")
     return Words(words, len(words), {})
@@ -104,6 +107,8 @@ def read_wordnet_tab(path: str) -> Words:
     _refuse(path, texts, fields.list.len() < 3, "not `synset<TAB>lemma<TAB>word`")
     is_lemma = fields.list.get(1).str.split(":").list.last() == "lemma"
     words = fields.list.last().filter(is_lemma)
+    if words.is_empty():
+        raise ConfigError(f"{path} holds no lemmas: name another file")
     words = words.str.replace_all("_", " ", literal=True).str.replace_all("+", "", literal=True)
     return Words(words.str.strip_chars(), len(texts), {"not_a_lemma": int((~is_lemma).sum())})
 

@@ -237,15 +237,14 @@ def _count(plan: Compiled, after: str, track: Track, size: int, span: Span) -> _
         hit = np.flatnonzero(here)
         keys.append((number - 1) * size + hit)
         counts.append(here[hit])
-    own = np.where(level == stages, found.copies, 0)
     which = [np.ones(len(span), dtype=bool), matched.lengths > 0, ~matched.scored]
     samples = [np.bincount(level[rows], minlength=stages + 1) for rows in which]
     return _Part(
         np.concatenate(keys),
         np.concatenate(counts),
-        _copies(matched, own, (keys[-1] - (stages - 1) * size, counts[-1])),
+        _copies(matched, found.copies, (keys[-1] - (stages - 1) * size, counts[-1])),
         np.stack(samples),
-        int(own.sum(dtype=np.int64)),
+        int(found.copies.sum(dtype=np.int64)),  # who was removed has none
     )
 
 
