@@ -141,13 +141,16 @@ def _joined(waiting: list[_Waiting]) -> _Waiting:
 def _drawn(now: _Waiting, race: Race, span: tuple[float, float], found: _Found) -> _Waiting:
     """Note the next draw of each row (or some, where few rows go on for long), and who goes on."""
     times = now.times
+    if race.alpha == math.inf:
+        found.add(now, times[:, None], span)
+        return _joined([])
     ahead = 1
     if race.ends is not None and len(race.ends):
         batch = np.searchsorted(race.ends, times, side="right")
         if race.closed or batch.min() < len(race.ends):
             inside = race.ends[np.minimum(batch, len(race.ends) - 1)]
             times = np.where(batch < len(race.ends), inside, times)  # the wait starts at the end
-    if times is now.times:
+    if times is now.times and now.draws >= _TOGETHER:
         ahead = max(1, min(_BLOCK // len(now.rows), now.draws))
     numbers = now.draws + 1 + np.arange(ahead)  # [ahead] of the draws that follow
     waits = np.log(_exponential(now.seeds, numbers))  # [K, ahead]

@@ -28,6 +28,7 @@ from filters._top import words_of
 
 _SPREAD = 8.0  # standard deviations, at most, of how many are drawn by a time
 _DOUBT = 2e-4  # of the draws: how far the expected number may be off
+_SPARE = 10.0  # draws
 _FEW = 1 << 15  # draws of which all are gathered
 _NONE = -math.inf
 _FOREVER = 1e308  # after every draw; JSON has no infinity
@@ -194,7 +195,7 @@ class Draws(PoolFilter):
 
     def _aimed(self, state: State, aim: float) -> State:
         """The state with the time in which the last draw is looked for, around `aim` expected."""
-        margin = _SPREAD * math.sqrt(aim) + _DOUBT * aim + 100
+        margin = _SPREAD * math.sqrt(aim) + _DOUBT * aim + _SPARE
         histogram = np.array(state["histogram"], dtype=np.int64)
         until = aim + margin
         plan = self.planned(histogram, state, until)
@@ -202,6 +203,7 @@ class Draws(PoolFilter):
         return {
             **state,
             "aim": aim,
+            "margin": margin,
             "span": [before, plan.time_of(until) if until <= plan.draws[-1] else _FOREVER],
             "ends": plan.ends.tolist(),
             "closed": plan.closed,
@@ -212,8 +214,10 @@ class Draws(PoolFilter):
         near, before = summary["near"], summary["before"]
         rank = state["draws"] - before["draws"]
         if not 0 < rank <= len(near):
-            reached = before["draws"] + (len(near) if rank > 0 else 0)
-            return self._aimed(state, max(1.0, state["aim"] + state["draws"] - reached))
+            late = rank > 0  # or too early; at either bound it is known how many there were
+            at_bound = before["draws"] + (len(near) if late else 0)
+            expected = state["aim"] + (state["margin"] if late else -state["margin"])
+            return self._aimed(state, max(1.0, expected + state["draws"] - at_bound))
         near = near[np.lexsort(near.T[::-1])]
         last = [int(word) for word in near[rank - 1]]
         tally = _together(before, _tally_of(near[:rank, 4].astype(np.int64), self.most_allowed()))
@@ -226,7 +230,7 @@ class Draws(PoolFilter):
             learnt["discarded_rows"] = tally["over_rows"]
             learnt["discarded_copies"] = tally["over_copies"]
         time = -_radix.value_of(last[0], "float64")
-        search = ("centre", "histogram", "aim", "span")
+        search = ("centre", "histogram", "aim", "margin", "span")
         kept = {name: value for name, value in state.items() if name not in search}
         return {**kept, **learnt, "log_time": time, "last": [time, *last[1:]]}
 

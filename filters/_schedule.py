@@ -25,6 +25,7 @@ _SURE, _NEVER = 4.0, -36.0  # above the level: a draw is as good as certain; can
 _LOSS = 0.01  # share of a batch that would be second draws, below which batches do not matter
 _HOTTEST = 0.25  # draws in a batch of any one sample, above which they do all the same
 _STEPS = 64  # numbers of draws for which the time is known where each sample comes once
+_FEW = 40_000  # draws whose time need not be known well
 _STEP = 0.1  # moves of the hottest sample in one step, once batches do not matter
 MOST_BATCHES = 100_000  # that may be looked at one by one
 
@@ -140,7 +141,10 @@ def schedule(lattice: Lattice, histogram: Histogram, batch: int, until: float) -
     draws = [float(batch * (n + 1)) for n in range(len(ends))]
     times = list(ends)
     while not hot and field_.total < until:
-        field_.flow()
+        if until <= _FEW:
+            field_.flow_at_once(until)
+        else:
+            field_.flow()
         draws.append(field_.total)
         times.append(field_.log_time)
     shift = -lattice.centre
@@ -271,6 +275,21 @@ class _Field:
         self._move(moved, last)
         self.total += float(moved.sum()) * a_move
         self.log_time = float(np.logaddexp(self.log_time, log_step))
+
+    def flow_at_once(self, until: float) -> None:
+        """Let time go on until so many draws are expected, to a few percent."""
+        last = self._reach(self.level + _NEVER)
+        z, mass = self._z(0, last), self.mass[:last]
+        lost, alpha = math.expm1(self.lattice.alpha), self.lattice.alpha
+        low, high = z[-1] - 1.0, z[0] + 700.0
+        wanted = until - self.total
+        for _ in range(50):
+            log_step = (low + high) / 2
+            # exp(alpha * draws) - (e^alpha - 1) * time * e^z is a martingale of each sample.
+            drawn = np.log1p(lost * np.exp(np.minimum(z + log_step, 700.0))) / alpha
+            low, high = (low, log_step) if float((drawn * mass).sum()) > wanted else (log_step, high)
+        self.total = until
+        self.log_time = float(np.logaddexp(self.log_time, high))
 
     def _move(self, moved: np.ndarray, last: int) -> None:
         step = self.lattice.bins_a_draw

@@ -6,10 +6,10 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")  # 2302.12066
 UNSPACED = ("zh", "wuu", "yue", "ja", "th", "lo", "my", "km", "bo", "dz")  # no blanks between words
@@ -25,12 +25,36 @@ _EDGE, _NO_EDGE = (
 )  # what marks where words begin and end; what stands for it in texts
 
 
+def _kind_of(given: Any) -> str | None:
+    """Which of the ways to give words this is, of YAML or of what became of it."""
+    if isinstance(given, (list, tuple)):
+        return "words"
+    if isinstance(given, str):
+        return "named" if given in _NAMED else None
+    fields = given if isinstance(given, dict) else getattr(type(given), "model_fields", {})
+    return next((field for field in ("file", "languages") if field in fields), None)
+
+
+def _one_kind(*also: str) -> Discriminator:
+    """A way to give words; one message, not one for each way, where it is none."""
+    ways = ["a list such as [satellite, remote sensing]", "`{file: words.txt}`", "`numbers`", *also]
+    return Discriminator(
+        _kind_of, custom_error_type="words", custom_error_message=f"give {' or '.join(ways)}"
+    )
+
+
 class FromFile(BaseModel):
     """One word, or phrase, a line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str = Field(description="UTF-8 text, a word a line")
+    file: str = Field(min_length=1, description="UTF-8 text, a word a line")
+
+
+_Words = Annotated[tuple[str, ...], Tag("words")]
+_FromFile = Annotated[FromFile, Tag("file")]
+_Named = Annotated[Literal["numbers"], Tag("named")]
+Listed = Annotated[_Words | _FromFile | _Named, _one_kind()]
 
 
 class ByLanguage(BaseModel):
@@ -38,10 +62,13 @@ class ByLanguage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    languages: dict[str, tuple[str, ...] | FromFile] = Field(min_length=1)
+    languages: dict[str, Listed] = Field(min_length=1)
 
 
-Words = tuple[str, ...] | FromFile | ByLanguage | Literal["numbers"]
+Words = Annotated[
+    _Words | _FromFile | _Named | Annotated[ByLanguage, Tag("languages")],
+    _one_kind("`{languages: {en: [...]}}`"),
+]
 Lists = Mapping[str, Sequence[str]]  # {language: words}; of "" for any language
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from filters import Available, Filter, RowFilter, Shown, State, Unbound, column, one_of
+from filters import Available, Filter, RowFilter, Shown, State, Unbound, column
 from filters._words import (
     ByLanguage,
     Lists,
@@ -98,8 +98,16 @@ class Keyword(Filter):
         if self.language is not None:
             return self.language
         codes = [name for name in available if name == "language" or name.endswith("language.code")]
-        remedy = "put `- language: {}` before this step, or name one with `language:`"
-        return one_of(codes, "languages", remedy, "language")
+        if len(codes) == 1:
+            return codes[0]
+        if codes:
+            raise Unbound(
+                f"several columns give languages: {', '.join(codes)}; name one with `language:`"
+            )
+        raise Unbound(
+            "no column gives languages: put `- language: {}` before this step, or name "
+            "one with `language:`"
+        )
 
     def _given(self) -> Iterator[tuple[str, Words]]:
         for field in _RULES:

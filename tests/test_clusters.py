@@ -331,6 +331,7 @@ def test_parts_and_small_writers_change_no_bit(done, tmp_path, monkeypatch):
     assert notes(other) == notes(done)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_changes_no_byte(done, tmp_path, ray_cluster):
     there = done.where(folder=tmp_path, run={"engine": "ray"})

@@ -334,6 +334,7 @@ def test_an_empty_table_and_an_empty_pool(tmp_path):
     assert empty.run().exit_code == 0
 
 
+@pytest.mark.slow
 def test_tables_and_work_in_an_object_store(tmp_path):
     with object_store() as bucket:
         import fsspec

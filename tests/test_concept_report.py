@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import real_pictures
 from metadata_pool import uid
-from tiny_pool import Pipeline, ledger_of
+from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 
 from curate.concepts.class_names import imagenet
 from curate.concepts.concepts_command import Asked, answer
@@ -193,7 +193,7 @@ STEPS = [
     {"caption": {"name": "long", "min_characters": 12}},
     {"concepts": {}},
     {"exact_duplicates": {"name": "same_url", "by": ["url"]}},
-    {"metadata_balance": {"t": 5}},
+    {"metadata_balance": {"t": 6}},  # one entry has just so many
     {"random_sample": {"fraction": 0.15, "of": "survivors"}},
 ]
 
@@ -234,20 +234,21 @@ def test_the_head_shrinks_and_the_tail_stays(balanced):
     again = Recount(balanced, "concepts", WORDS + NEVER)
     place = again.names.index("metadata_balance")
     before, after = again.counts(place - 1), again.counts(place)
-    above = [entry for entry, count in enumerate(before) if count > 5]
-    assert own["t"] == [5, 5]
+    above = [entry for entry, count in enumerate(before) if count > 6]
+    assert own["t"] == [6, 6]
     assert own["head"]["entries"] == len(above) > 3
     assert own["head"]["matches"] == [sum(side[e] for e in above) for side in (before, after)]
     pairs = zip(own["head"]["matches"], (sum(before), sum(after)), strict=True)
     assert own["head"]["match_share"] == [ratio(a, b) for a, b in pairs]
     assert own["head"]["matches"][1] < own["head"]["matches"][0] / 1.5
-    small = [entry for entry, count in enumerate(before) if count <= 5]
+    assert 6 in before
+    small = [entry for entry, count in enumerate(before) if count <= 6]
     assert [after[entry] for entry in small] == [before[entry] for entry in small]
-    chances = [min(1.0, 5 / count) for count in sorted(before, reverse=True) if count]
+    chances = [min(1.0, 6 / count) for count in sorted(before, reverse=True) if count]
     assert own["p"]["ranks"] == list(range(1, len(chances) + 1))
     assert own["p"]["chances"] == [round(chance, 6) for chance in chances]
     rows = again.past(place - 1)
-    missed = [np.prod([1 - min(1.0, 5 / before[entry]) for entry in own]) for _, _, own in rows]
+    missed = [np.prod([1 - min(1.0, 6 / before[entry]) for entry in own]) for _, _, own in rows]
     assert own["expected"] == pytest.approx(len(rows) - sum(missed), abs=1e-3)
     assert own["in"] == len(rows)
     assert own["kept"] == len(again.past(place))
@@ -282,6 +283,14 @@ def test_copies_are_counted_apart(tmp_path):
     [section] = sections_of(pipeline)
     check(section, Recount(pipeline, "concepts", WORDS))
     assert section["copies"]["samples"] > section["stages"][-1]["samples"]
+    found = asked(pipeline, classes=class_file(tmp_path, "owl"))["classes"]
+    texts = zip(range(240), captions(), strict=True)
+    owls = [n for n, text in texts if re.search("owl", text or "")]
+    copies = sum((n % 2 == 1) + (n % 3 == 0) for n in owls)
+    kept = sum(n % 2 == 1 or n % 3 == 0 for n in owls)
+    [row] = found["classes"]
+    assert (row["before"], row["after"], row["copies"]) == (len(owls), kept, copies)
+    assert copies > kept > 0
 
 
 def test_rows_that_only_the_probe_looked_at_count_nowhere(tmp_path):
@@ -313,6 +322,10 @@ def test_several_lists_have_a_section_each(tmp_path):
     check(second, Recount(pipeline, "second", ["of", "dog", "yak"]))
     assert [len(one["balances"]) for one in (first, second)] == [0, 1]
     assert [stage["after"] for stage in second["stages"]] == ["second", "metadata_balance"]
+    pipeline.where(steps=steps[:2]).run()
+    files = {file.name for file in (pipeline.work / "report").iterdir()}
+    assert files >= {"concepts-first.parquet", "report.json"}
+    assert "concepts-second.parquet" not in files
 
 
 def test_a_list_that_nothing_matches(tmp_path):
@@ -363,7 +376,7 @@ def test_the_tables_say_what_the_report_does(balanced):
     assert [row["entry"] in text for row in section["head"][:3]] == [True] * 3
     assert section["head"][4]["entry"] not in text.split("samples of the entry")[0].split("\n")
     [own] = section["balances"]
-    assert f"t 5; {own['kept']} of {own['in']} samples kept" in text
+    assert f"t 6; {own['kept']} of {own['in']} samples kept" in text
     assert f"vanished: {section['vanished']['entries']} of" in text
 
 
@@ -427,6 +440,7 @@ def test_planted_classes_are_counted_exactly(tmp_path):
         + ["doggy bag, category"] * 4  # neither dog nor cat
         + ["A cat/tabby"] * 5  # both terms of one class: once
         + ["wolves & a wolf, a Crane!"] * 2
+        + ["owls at night"] * 10
         + [None] * 4
         + ["photo of a derrick crane"]
     )
@@ -434,6 +448,7 @@ def test_planted_classes_are_counted_exactly(tmp_path):
     pipeline = pipeline_of(tmp_path, texts, keep)
     pipeline.run()
     lines = ["dog, hound", "hot dog", "cat, tabby", "wolf", "bird, crane", "derrick, crane", "Yeti"]
+    lines += ["owl"]  # of which captions have the plural only
     found = asked(pipeline, classes=class_file(tmp_path, *lines))["classes"]
     counts = {row["class"]: (row["before"], row["after"]) for row in found["classes"]}
     assert counts == {
@@ -444,13 +459,14 @@ def test_planted_classes_are_counted_exactly(tmp_path):
         "bird": (3, 2),
         "derrick": (3, 2),
         "Yeti": (0, 0),
+        "owl": (10, 5),
     }
-    assert found["samples"] == {"before": 31, "after": 16, "copies": 16}
+    assert found["samples"] == {"before": 41, "after": 21, "copies": 21}
     assert found["without_caption"]["before"] == 4
-    assert found["naming_a_class"]["before"] == 12 + 3 + 5 + 2 + 1
+    assert found["naming_a_class"]["before"] == 12 + 3 + 5 + 2 + 10 + 1
     assert found["none"] == {"before": ["Yeti"], "after": ["Yeti"]}
     assert found["few"]["before"] == ["hot dog", "cat", "wolf", "bird", "derrick"]
-    assert found["few"]["after"] == ["dog", "hot dog", "cat", "wolf", "bird", "derrick"]
+    assert found["few"]["after"] == ["dog", "hot dog", "cat", "wolf", "bird", "derrick", "owl"]
     assert [row["term"] for row in found["unseen_terms"]] == ["hound", "bird", "yeti"]
     shared = {row["term"]: (row["classes"], row["before"]) for row in found["shared_terms"]}
     assert shared == {"crane": (["bird", "derrick"], 3), "cranes": (["bird", "derrick"], 0)}
@@ -458,6 +474,23 @@ def test_planted_classes_are_counted_exactly(tmp_path):
     text = "\n".join(lines_of({"concepts": [], "classes": found}, 2))
     assert "3 terms that no caption has in any form:\n  hound, bird, yeti" in text
     assert "crane 3 (bird | derrick)" in text
+
+
+def test_rows_outside_the_pool_count_for_no_class(tmp_path):
+    drawn = draw(60)
+    pool = tar_pool(write_shards(tmp_path / "in", drawn, 3))
+    pipeline = Pipeline(tmp_path, pool, [{"where": "caption <> 'x'"}])
+    asks = Asked(classes=class_file(tmp_path, "drawn thing"))
+    pipeline.run()
+    found = asked(pipeline, classes=asks.classes)["classes"]
+    usable = [one for one in drawn if one.jpeg is not None]
+    things = [one for one in usable if "thing" in (one.caption or "")]
+    assert 0 < len(things) < len(usable) < len(drawn)
+    assert found["samples"]["before"] == len(usable)
+    assert found["classes"][0]["before"] == len(things)
+    pipeline.run(limit=20)  # leaves that many of the pool, by a step of its own
+    found = answer(f"{pipeline.work}-limit-20", asks, LocalRunner())["classes"]
+    assert found["samples"]["before"] == 20
 
 
 def spelt(texts: list[str]) -> list[str]:

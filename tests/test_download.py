@@ -494,6 +494,7 @@ def start(folder: Path, server, paths) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_ends_and_leaves_nothing(tmp_path):
     many = ["/silent"] + ["/a.jpg"] * 100
     with picture_server({"/a.jpg": picture(), "/silent": SILENT}) as server:

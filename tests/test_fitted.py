@@ -118,6 +118,7 @@ def test_parts_keep_their_numbers_when_the_pool_grows(done, tmp_path, monkeypatc
     assert all_scores(pipeline) == all_scores(done)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_changes_no_byte(done, tmp_path, ray_cluster):
     there = done.where(folder=tmp_path, run={"engine": "ray"})
@@ -127,6 +128,7 @@ def test_ray_changes_no_byte(done, tmp_path, ray_cluster):
     assert len(digests(there.work, ("features",))) > 10
 
 
+@pytest.mark.slow
 def test_an_object_store_holds_the_same(done):
     with object_store() as bucket:
         assert done.run(f"work={bucket}/run").exit_code == 0

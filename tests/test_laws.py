@@ -336,6 +336,7 @@ def greedy(request, tmp_path):
     return Pipeline(tmp_path, pool, steps).where(**fields)
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_is_counted_and_loses_nothing_else(greedy):
     usable = [n for n, sample in enumerate(SAMPLES) if sample.jpeg is not None]
     gone = [n for n in usable if 30 <= n < 60]
@@ -400,6 +401,7 @@ def started(pipeline: Pipeline) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_and_a_dead_one_is_followed(slow):
     process = started(slow)
     try:

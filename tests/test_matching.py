@@ -1,5 +1,7 @@
 """Matching whole columns equals looking for each entry in each caption."""
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 import pytest
@@ -22,6 +24,7 @@ def spaced(text):
     return text
 
 
+@cache
 def is_free(character):
     return any(first <= ord(character) <= last for first, last in _characters.FREE)
 

@@ -276,6 +276,7 @@ def test_no_order_changes_a_bit(done, tmp_path, files, rows_per_block):
     assert other.pairs() == done.pairs()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_changes_no_byte(done, tmp_path, ray_cluster):
     there = done.pipeline.where(folder=tmp_path, run={"engine": "ray"})

@@ -82,7 +82,7 @@ def settled(folder: str, alike: Alike, tasks: int) -> dict[str, int]:
     return settle(Here(), folder, tasks, "highest")
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(alike=alikes(), tasks=st.integers(1, 4), partition_bytes=st.sampled_from([40, 1 << 20]))
 def test_what_is_said_of_each_sample_is_what_a_loop_over_all_pairs_says(
     tmp_path_factory, alike, tasks, partition_bytes
@@ -192,7 +192,7 @@ def removed(ready: Grouping, folder: str, pool: Pool) -> dict[int, int]:
     return gone
 
 
-@settings(max_examples=120)
+@settings(max_examples=30)
 @given(alike=alikes(), pool=POOLS, threshold=st.sampled_from([0.5, 0.75, 1.0]))
 def test_a_threshold_over_settled_pairs_is_the_greedy_rule(
     tmp_path_factory, alike, pool, threshold
@@ -212,7 +212,7 @@ def test_a_threshold_over_settled_pairs_is_the_greedy_rule(
         stays += [number] if not like else []
 
 
-@settings(max_examples=120)
+@settings(max_examples=30)
 @given(alike=alikes(), pool=POOLS, rule=st.sampled_from(["semdedup", "nemo_curator"]))
 def test_parity_decides_within_clusters_against_all(tmp_path_factory, alike, pool, rule):
     folder = str(tmp_path_factory.mktemp("pairs"))

@@ -328,6 +328,7 @@ def test_tars_that_are_not_there_are_told_before_any_work(tmp_path):
     assert not pipe.work.exists()
 
 
+@pytest.mark.slow
 def test_metadata_and_tars_in_an_object_store(tmp_path):
     samples = samples_of(20)
     write_metadata(tmp_path / "metadata", samples)
@@ -350,6 +351,7 @@ def test_metadata_and_tars_in_an_object_store(tmp_path):
         assert (there.work / "subset.npy").read_bytes() == (here.work / "subset.npy").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_changes_no_byte(tmp_path, ray_cluster):
     samples = samples_of(60)

@@ -249,6 +249,7 @@ def test_plugins_of_every_shape_decide(pipeline):
     assert pipeline.run().reused == "everything"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_plugins_work_on_ray(pipeline, ray_cluster):
     pipeline.run()

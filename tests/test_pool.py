@@ -455,6 +455,7 @@ def test_a_list_over_http_is_the_same(tmp_path, web_server):
         assert frame["caption"].to_list() == rows_of(9)["caption"]
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_an_object_store(tmp_path):
     """Pool and work folder in a bucket: the same decisions as on a disk."""
     folder, _ = webdataset(tmp_path)

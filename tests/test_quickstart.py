@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from curate.quickstart.command import run_quickstart
 from curate.quickstart.plant import plant
@@ -36,6 +37,7 @@ def test_the_same_rows_stay_as_ever(tmp_path):
     assert (tmp_path / "q" / "work" / "report" / "index.html").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_was_planted_and_what_was_caught(tmp_path):
     command = [sys.executable, "-m", "curate.cli", "quickstart", "--folder", str(tmp_path / "q")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

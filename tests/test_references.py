@@ -541,6 +541,7 @@ def test_planted_copies_are_found_by_their_hashes(contaminated, tmp_path):
     assert told["other"][0] <= 0.03 * told["other"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_references_are_embedded_by_a_pipeline_of_their_own(contaminated, tmp_path, detector):
     pool, eval_ = contaminated

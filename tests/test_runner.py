@@ -15,7 +15,7 @@ from curate.errors import ConfigError
 from curate.runner import LocalRunner, Lost, Needs, RayRunner, Stage, fold
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def runner(request):
     if request.param == "local":
         return LocalRunner()

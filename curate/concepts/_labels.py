@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 OTHER = "other"  # MetaCLIP 2's list for all languages that have none of their own
 
-# Where a Wikipedia's code is not the ISO 639 code, and old or other codes of the same language.
+# Where a Wikipedia's code is not the ISO 639 code, and other codes of the same language; MetaCLIP 2
+# counts all that is written in Chinese characters as zh where the list has no more of it.
 _OTHER_NAMES = {
-    "yue": "zh_yue", "lzh": "zh_classical", "nan": "zh_min_nan", "cbk": "cbk_zam", "gsw": "als",
+    "yue": "zh_yue zh", "lzh": "zh_classical zh", "wuu": "zh", "gan": "zh", "nan": "zh_min_nan",
+    "zh_yue": "zh", "zh_classical": "zh", "cmn": "zh", "cbk": "cbk_zam", "gsw": "als",
     "rup": "roa_rup", "sgs": "bat_smg", "vro": "fiu_vro", "bho": "bh", "nb": "no", "nob": "no",
     "fil": "tl", "iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro", "hbs": "sh",
-    "arb": "ar", "cmn": "zh", "pes": "fa", "ekk": "et", "lvs": "lv", "zsm": "ms", "npi": "ne",
-    "ory": "or", "swh": "sw", "uzn": "uz", "khk": "mn", "plt": "mg", "als_latn": "sq",
+    "arb": "ar", "pes": "fa", "ekk": "et", "lvs": "lv", "zsm": "ms", "npi": "ne",
+    "ory": "or", "swh": "sw", "uzn": "uz", "khk": "mn", "plt": "mg",
     "azj": "az", "gaz": "om", "kmr": "ku", "pbt": "ps", "quy": "qu", "ydd": "yi", "dik": "din",
 }  # fmt: skip
 
@@ -42,8 +44,8 @@ _CODES = {
 def list_of(label: str, languages: Iterable[str]) -> str | None:
     """The language of a list that a detector's label stands for; None where the list has none.
 
-    A label is looked for as it is, then without its script or region (`zh-Latn`, `eng_Latn`), then
-    by the Wikipedia code of the same language. All else is `other`, if the list has that.
+    A label is looked for as it is, then by the Wikipedia code of the same language, then both again
+    without its script or region (`zh-Latn`, `eng_Latn`). All else is `other`, if the list has that.
 
     Args:
         label: ISO 639 or Wikipedia code, as fastText, cld3 and others give it.
@@ -52,5 +54,10 @@ def list_of(label: str, languages: Iterable[str]) -> str | None:
     known = set(languages)
     code = label.strip().lower().replace("-", "_")
     bare = code.partition("_")[0]
-    tried = (label, code, _CODES.get(code), bare, _CODES.get(bare), OTHER)
-    return next((one for one in tried if one is not None and one in known), None)
+    tried = (label, code, *_same(code), bare, *_same(bare), OTHER)
+    return next((one for one in tried if one in known), None)
+
+
+def _same(code: str) -> list[str]:
+    """What else a language is called, the best first."""
+    return _CODES.get(code, "").split()

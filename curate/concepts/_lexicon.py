@@ -40,24 +40,27 @@ class Table:
         """
         slots = _slots(0, symbols, parents, len(self.symbols))
         there = self.symbols.take(slots)
-        same = there == symbols
-        if parents is not None:
-            same &= self.parents.take(slots) == parents
-        hits = np.flatnonzero(same)
-        nodes = self.nodes.take(slots.take(hits))
-        same |= there == NEVER
-        others = np.flatnonzero(~same)
-        symbols = symbols.take(others)
-        parents = None if parents is None else parents.take(others)
-        slots = _slots(1, symbols, parents, len(self.symbols))
-        same = self.symbols.take(slots) == symbols
-        if parents is not None:
-            same &= self.parents.take(slots) == parents
-        late = np.flatnonzero(same)
-        return (
-            np.concatenate([hits, others.take(late)]),
-            np.concatenate([nodes, self.nodes.take(slots.take(late))]),
-        )
+        other = there != symbols
+        hits = self._of(np.flatnonzero(~other), slots, parents, other)
+        other &= there != NEVER
+        rows = np.flatnonzero(other)
+        symbols = symbols.take(rows)
+        parents = None if parents is None else parents.take(rows)
+        again = _slots(1, symbols, parents, len(self.symbols))
+        other = self.symbols.take(again) != symbols
+        late = self._of(np.flatnonzero(~other), again, parents, other)
+        places = np.concatenate([slots.take(hits), again.take(late)])
+        return np.concatenate([hits, rows.take(late)]), self.nodes.take(places)
+
+    def _of(
+        self, rows: np.ndarray, slots: np.ndarray, parents: np.ndarray | None, other: np.ndarray
+    ) -> np.ndarray:
+        """Those of the rows with the right symbol whose parent is right too; the rest are other."""
+        if parents is None:
+            return rows
+        right = self.parents.take(slots.take(rows)) == parents.take(rows)
+        other[rows] = ~right
+        return rows.compress(right)
 
 
 def table(symbols: np.ndarray, parents: np.ndarray | None, nodes: np.ndarray) -> Table:

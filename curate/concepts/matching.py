@@ -15,8 +15,8 @@ from curate.concepts._lexicon import PART, WHOLE, Trie, trie
 from curate.concepts._spacing import BLANKS, SIGNS, WORD, Texts, Tokens, texts_of, tokens_of
 
 Rule = Literal["metaclip", "metaclip2"]
-CHUNK = 4096  # captions at once: what they need fits a core's cache
-CHUNK_BYTES = 1 << 19  # at once, unless one caption has more
+CHUNK = 8192  # captions at once: more would leave the cache, fewer pay more for each call of numpy
+CHUNK_BYTES = 1 << 20  # at once, unless one caption has more
 BUNDLE_BYTES = 1 << 23  # of captions that are put together at once
 
 _SIGN = f"[{SIGNS}]"

@@ -17,6 +17,7 @@ from curate.concepts.entry_list import EntryList, read_entries, write_entries
 from curate.errors import ConfigError, CurateError
 from curate.features import Columns, Feature, Field, Picture, Scorer
 from curate.parquet import read_parquet
+from filters import column
 
 if TYPE_CHECKING:
     from curate.concepts.matching import Matcher
@@ -67,7 +68,7 @@ class Concepts(Feature):
         found = (Field("entries", "uint32s", about),)
         if self.language is None:
             return found
-        about = "the language whose entries were looked for; null where the list has none"
+        about = "of the list, whose entries were looked for; null where it has none, or no caption"
         return (*found, Field("language", "string", about))
 
     def problems(self) -> list[str]:
@@ -157,12 +158,12 @@ class ConceptsScorer:
 
     def score(self, prepared: Sequence[Any], frame: pl.DataFrame) -> Columns:
         del prepared
-        captions = frame[self._of].cast(pl.String)
+        captions = _texts(frame, self._of)
         absent = captions.is_null()
         entries = _lists(*self._matcher.match(captions), absent)
         if not absent.any():
             return Columns({"entries": entries})
-        return Columns({"entries": entries}, errors=_reasons(absent, absent))
+        return Columns({"entries": entries}, errors=_reasons(absent, captions, captions))
 
 
 class ByLanguageScorer:
@@ -187,14 +188,14 @@ class ByLanguageScorer:
     def score(self, prepared: Sequence[Any], frame: pl.DataFrame) -> Columns:
         del prepared
         assert self._feature.language is not None
-        captions = frame[self._feature.of].cast(pl.String)
-        lists = self._lists_of(frame[self._feature.language].cast(pl.String))
-        absent = captions.is_null() | lists.is_null()
-        entries = self._matched(captions, lists.set(absent, None), absent)
-        scalars = {"entries": entries, "language": lists}
+        captions = _texts(frame, self._feature.of)
+        labels = _texts(frame, self._feature.language)
+        lists = self._lists_of(labels).set(captions.is_null(), None)
+        absent = lists.is_null()
+        scalars = {"entries": self._matched(captions, lists), "language": lists}
         if not absent.any():
             return Columns(scalars)
-        return Columns(scalars, errors=_reasons(absent, captions.is_null()))
+        return Columns(scalars, errors=_reasons(absent, captions, labels))
 
     def _lists_of(self, labels: pl.Series) -> pl.Series:
         """[N] the list's language for each label; null where it has none."""
@@ -205,8 +206,8 @@ class ByLanguageScorer:
         }
         return labels.replace_strict(known, default=None, return_dtype=pl.String)
 
-    def _matched(self, captions: pl.Series, lists: pl.Series, absent: pl.Series) -> pl.Series:
-        """[N] lists of ids."""
+    def _matched(self, captions: pl.Series, lists: pl.Series) -> pl.Series:
+        """[N] lists of ids; null where there is no language."""
         counts = np.zeros(len(captions), dtype=np.int64)
         found = []
         for language in lists.drop_nulls().unique().to_list():
@@ -219,14 +220,23 @@ class ByLanguageScorer:
         for rows, offsets, ids in found:
             places = np.repeat(starts.take(rows) - offsets[:-1], np.diff(offsets))
             whole[places + np.arange(len(ids))] = ids
-        return _lists(starts, whole, absent)
+        return _lists(starts, whole, lists.is_null())
 
 
-def _reasons(absent: pl.Series, without_caption: pl.Series) -> list[str | None]:
+def _texts(frame: pl.DataFrame, name: str) -> pl.Series:
+    """[N] strings of a column of the pool or of a step; nulls alone have no type."""
+    return frame.select(column(name).cast(pl.String)).to_series()
+
+
+def _reasons(absent: pl.Series, captions: pl.Series, labels: pl.Series) -> list[str | None]:
     """[N] why samples have no entries, null where they have."""
-    frame = pl.DataFrame({"absent": absent, "bare": without_caption})
-    kind = pl.when("bare").then(pl.lit("no_caption")).otherwise(pl.lit("no_list"))
-    return frame.select(pl.when("absent").then(kind)).to_series().to_list()
+    kind = (
+        pl.when("caption").then(pl.lit("no_caption"))
+        .when("label").then(pl.lit("no_language"))
+        .otherwise(pl.lit("no_list"))
+    )  # fmt: skip
+    lacking = {"absent": absent, "caption": captions.is_null(), "label": labels.is_null()}
+    return pl.DataFrame(lacking).select(pl.when("absent").then(kind)).to_series().to_list()
 
 
 def _lists(offsets: np.ndarray, ids: np.ndarray, absent: pl.Series) -> pl.Series:

@@ -13,27 +13,13 @@ from curate import chance, fates
 from curate.columns import Span
 from curate.compiled import Compiled, pool_children
 from curate.decide import batch_of
+from curate.report.concept_counts import ranks_of, share
 from curate.report.facts import Facts, stops
 from curate.runner import Runner, fold
 from filters._coins import drawn, matches
 from filters.metadata_balance import MetadataBalance
 
-POINTS = 60  # of a curve, at most
 _ONE = 1 << 32  # a chance of 1: whole numbers add up to the same in any order
-
-
-def ranks_of(entries: int) -> np.ndarray:
-    """[P] up to POINTS ranks, 1 to `entries`: evenly spaced logarithms, and the powers of ten."""
-    if not entries:
-        return np.zeros(0, dtype=np.int64)
-    tens = [10**n for n in range(1, len(str(entries)))]
-    between = np.rint(np.geomspace(1, entries, POINTS - len(tens))).astype(np.int64)
-    return np.union1d(between, tens).astype(np.int64)
-
-
-def share(some: int, of: int) -> float | None:
-    """A share to six decimals; None of nothing."""
-    return round(int(some) / int(of), 6) if of else None
 
 
 @dataclass(frozen=True)
