@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from curate import __version__
+from curate.concepts.metadata_command import metadata_app
 from curate.errors import CurateError
 from curate.subsets.subset_commands import subsets
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(subsets)
+app.add_typer(metadata_app)
 
 File = Annotated[str, typer.Argument(help="The pipeline file.")]
 Work = Annotated[str, typer.Argument(help="The work folder of a run, or its URL.")]
@@ -180,6 +182,35 @@ def report(work: Work) -> None:
     if not storage.exists(url):
         raise CurateError(f"{work} has no report: no run was finished there")
     echo(summary(storage.read_json(url), work))
+
+
+@app.command()
+def concepts(  # noqa: PLR0913 - one parameter is one option of the command
+    work: Work,
+    step: Annotated[str | None, typer.Option(help="One `concepts` step; all if absent.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Entries and classes of a list.")] = 30,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names, a class on each line, or `imagenet`.")
+    ] = None,
+    wordnet: Annotated[
+        str | None, typer.Option(help="WordNet's folder, for plurals; looked for if absent.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how often a finished run's concepts occur, before and after each step."""
+    import json
+
+    from curate.concepts.concepts_command import Asked, answer
+    from curate.concepts.concepts_text import lines_of
+    from curate.runner import LocalRunner
+
+    found = answer(work, Asked(step, top, classes, wordnet), LocalRunner())
+    if as_json:
+        echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    for line in lines_of(found, top):
+        echo(line)
 
 
 @app.command()

@@ -196,6 +196,7 @@ class Draws(PoolFilter):
     def _aimed(self, state: State, aim: float) -> State:
         """The state with the time in which the last draw is looked for, around `aim` expected."""
         margin = _SPREAD * math.sqrt(aim) + _DOUBT * aim + _SPARE
+        margin = max(margin, 2 * state.get("margin", 0.0))  # it was not where it was expected
         histogram = np.array(state["histogram"], dtype=np.int64)
         until = aim + margin
         plan = self.planned(histogram, state, until)

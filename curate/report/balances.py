@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,17 +13,15 @@ from curate import chance, fates
 from curate.columns import Span
 from curate.compiled import Compiled, pool_children
 from curate.decide import batch_of
-from curate.report.concept_counts import ranks_of, share
+from curate.report.concept_counts import ONE, Counted, Draw, Track, ranks_of, share, whole
 from curate.report.facts import Facts, stops
 from curate.runner import Runner, fold
 from filters._coins import drawn, matches
 from filters.metadata_balance import MetadataBalance
 
-_ONE = 1 << 32  # a chance of 1: whole numbers add up to the same in any order
-
 
 @dataclass(frozen=True)
-class _Balance:
+class Balance:
     """A `metadata_balance`, and what it learnt of E entries."""
 
     index: int  # of its step
@@ -36,13 +34,14 @@ class _Balance:
         """[E] float64: the chance with which each entry keeps a sample, min(1, t / count)."""
         return np.asarray(np.minimum(1.0, self.thresholds / np.maximum(self.counts, 1)))
 
+    @property
+    def draw(self) -> Draw | None:
+        """Itself, where it reads one `concepts` step, so that counting that one tells all of it."""
+        return Draw(self.index, 1.0 - self.chances) if len(self.filter.needs()) == 1 else None
 
-def balances(facts: Facts, step: str, size: int, runner: Runner) -> list[dict[str, Any]]:
+
+def balances_of(facts: Facts, step: str, size: int) -> Iterator[Balance]:
     """Each `metadata_balance` over the entries of a `concepts` step: of several, its first one."""
-    return [_section(facts, balance, runner) for balance in _found(facts, step, size)]
-
-
-def _found(facts: Facts, step: str, size: int) -> Iterator[_Balance]:
     for index, own in enumerate(facts.plan.steps):
         for child in pool_children(own):
             if isinstance(child, MetadataBalance) and child.needs()[0] == f"{step}.entries":
@@ -50,14 +49,44 @@ def _found(facts: Facts, step: str, size: int) -> Iterator[_Balance]:
                 counts = np.zeros(size, dtype=np.int64)
                 counts[: len(state["counts"])] = state["counts"]  # none where the pool is empty
                 t = state.get("t_of_entries", state.get("t", np.inf))
-                yield _Balance(index, child, counts, np.broadcast_to(np.float64(t), size))
+                yield Balance(index, child, counts, np.broadcast_to(np.float64(t), size))
 
 
-def _section(facts: Facts, balance: _Balance, runner: Runner) -> dict[str, Any]:
+def balances(
+    facts: Facts, found: Sequence[Balance], track: Track, counted: Counted, runner: Runner
+) -> list[dict[str, Any]]:
+    """What a report says of each."""
+    drawn = iter(counted.drawn)
+    return [
+        _section(
+            facts,
+            balance,
+            _looked(facts, balance, runner)
+            if balance.draw is None
+            else _of_counted(balance, track.stages.index(balance.index), (counted, next(drawn))),
+        )
+        for balance in found
+    ]
+
+
+def _of_counted(balance: Balance, stage: int, counts: tuple[Counted, int]) -> _Found:
+    """What the counts of a `concepts` step tell, at the balance's place among the stages."""
+    counted, expected = counts
+    unmatched = counted.samples - counted.matched - counted.unscored
+    if balance.filter.unmatched == "keep":
+        expected += int(unmatched[stage - 1]) * ONE
+    before, after = (int(n) for n in counted.samples[stage - 1 : stage + 1])
+    return _Found(counted.entries[stage], before, after, expected)
+
+
+def _looked(facts: Facts, balance: Balance, runner: Runner) -> _Found:
+    """What a look at the columns of several `concepts` steps tells."""
     work = partial(_look, facts.plan, facts.after, balance)
     found = fold(runner.map(work, facts.spans(), "report"), _added)
-    if found is None:
-        found = _Found(np.zeros_like(balance.counts), 0, 0, 0)
+    return found if found is not None else _Found(np.zeros_like(balance.counts), 0, 0, 0)
+
+
+def _section(facts: Facts, balance: Balance, found: _Found) -> dict[str, Any]:
     order = np.argsort(-balance.counts, kind="stable")[: np.count_nonzero(balance.counts)]
     ranks = ranks_of(len(order))
     lowest, highest = balance.thresholds.min(), balance.thresholds.max()
@@ -71,7 +100,7 @@ def _section(facts: Facts, balance: _Balance, runner: Runner) -> dict[str, Any]:
             "chances": balance.chances[order[ranks - 1]].round(6).tolist(),
         },
         "in": found.reached,
-        "expected": round(found.expected / _ONE, 3),
+        "expected": round(found.expected / ONE, 3),
         "kept": found.kept if alone else None,  # inside any_of others keep samples as well
     }
 
@@ -82,7 +111,7 @@ def _number(value: float) -> float | int | None:
     return int(value) if value == int(value) else float(value)
 
 
-def _head(balance: _Balance, after: np.ndarray) -> dict[str, Any]:
+def _head(balance: Balance, after: np.ndarray) -> dict[str, Any]:
     """The entries above t: how many, and what share of all matches is theirs, before and after."""
     above = balance.counts > balance.thresholds
     sides = (balance.counts, after)
@@ -98,7 +127,7 @@ class _Found:
     entries: np.ndarray  # [E] int64: samples of each entry that the step left in
     reached: int
     kept: int
-    expected: int  # samples kept on average, in parts of _ONE
+    expected: int  # samples kept on average, in parts of ONE
 
 
 def _added(left: _Found, right: _Found) -> _Found:
@@ -110,7 +139,7 @@ def _added(left: _Found, right: _Found) -> _Found:
     )
 
 
-def _look(plan: Compiled, after: str, balance: _Balance, span: Span) -> _Found:
+def _look(plan: Compiled, after: str, balance: Balance, span: Span) -> _Found:
     stopped = stops(plan, fates.read(plan.work, after, span))
     rows = np.flatnonzero(stopped >= balance.index)
     stays = stopped[rows] > balance.index
@@ -126,9 +155,9 @@ def _look(plan: Compiled, after: str, balance: _Balance, span: Span) -> _Found:
     expected = 0
     if len(starts):
         missed = np.multiply.reduceat((1.0 - balance.chances)[own.ids], starts)
-        expected = int(np.rint((1.0 - missed) * _ONE).astype(np.int64).sum())
+        expected = whole(1.0 - missed)
     if filter_.unmatched == "keep":
-        expected += int((~some & ~own.unscored).sum()) * _ONE
+        expected += int((~some & ~own.unscored).sum()) * ONE
     left = every.ids[np.repeat(stays, every.lengths)]
     entries = np.bincount(left, minlength=len(balance.counts))
     return _Found(entries, len(rows), int(stays.sum()), expected)

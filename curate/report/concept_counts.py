@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -18,6 +19,8 @@ from curate.runner import Runner, fold
 from filters import column
 
 POINTS = 60  # of a curve, at most
+ONE = 1 << 32  # a chance of 1: whole numbers add up to the same in any order
+AT_ONCE = 65_536  # samples whose chances are held at once
 TAIL = 5  # the tail is one in so many of the entries hit: "Neglected Tails" (2401.12425), 20 %
 
 
@@ -52,8 +55,33 @@ class Track:
         frame = columns.load(plan.work, plan.registries[-1], [name], span)
         lists = frame.select(column(name)).to_series().cast(pl.List(pl.UInt32))
         lengths = lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
-        scored = lists.is_not_null().to_numpy()
-        return Matched(lengths, lists.explode().drop_nulls().to_numpy(), scored)
+        ids = lists.drop_nulls().to_arrow().flatten().to_numpy()
+        return Matched(lengths, ids, lists.is_not_null().to_numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A step that keeps a sample unless each of its entries misses it."""
+
+    index: int  # of the step
+    missed: np.ndarray  # [E] float64: the chance of each entry to miss a sample
+
+    def kept(self, matched: Matched, stopped: np.ndarray) -> int:
+        """How many of those with entries that reached the step it keeps on average, times ONE."""
+        starts, total = matched.starts, 0
+        reached = stopped[matched.lengths > 0] >= self.index
+        for first in range(0, len(starts), AT_ONCE):
+            begins = starts[first : first + AT_ONCE]
+            end = starts[first + AT_ONCE] if first + AT_ONCE < len(starts) else None
+            missed = self.missed[matched.ids[begins[0] : end]]
+            kept = 1.0 - np.multiply.reduceat(missed, begins - begins[0])
+            total += whole(kept[reached[first : first + AT_ONCE]])
+        return total
+
+
+def whole(chances: np.ndarray) -> int:
+    """A sum of [N] chances, times ONE; the same in any order."""
+    return int(np.rint(chances * ONE).astype(np.int64).sum())
 
 
 @dataclass(frozen=True)
@@ -66,6 +94,7 @@ class Counted:
     matched: np.ndarray  # [K] int64: samples with an entry
     unscored: np.ndarray  # [K] int64: samples without a caption
     total_copies: int
+    drawn: tuple[int, ...]  # of each Draw, times ONE
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -111,10 +140,11 @@ class _Part:
     copies: tuple[np.ndarray, np.ndarray]  # [Q] entries of who is kept, [Q] int64
     samples: np.ndarray  # [3, K + 1] by level: all, matched, unscored
     total_copies: int
+    drawn: list[int]
 
 
-def count(facts: Facts, track: Track, size: int, runner: Runner) -> Counted:
-    """Count each entry's samples past each stage, exactly.
+def count(facts: Facts, track: Track, size: int, draws: Sequence[Draw], runner: Runner) -> Counted:
+    """Count the samples past each stage of each of `size` entries, exactly.
 
     Held are 8 bytes for each stage and entry (80 MB for 20 stages of 500,000 entries), and of a
     block only what it has.
@@ -123,25 +153,31 @@ def count(facts: Facts, track: Track, size: int, runner: Runner) -> Counted:
     entries = np.zeros((stages, size), dtype=np.int64)
     copies = np.zeros(size, dtype=np.int64)
     samples = np.zeros((3, stages + 1), dtype=np.int64)
-    total_copies = 0
-    work = partial(_count, facts.plan, facts.after, track, size)
+    total_copies, drawn = 0, [0 for _ in draws]
+    work = partial(_count, facts.plan, facts.after, (track, size, draws))
     for part in runner.map(work, facts.spans(), "report"):
         entries.reshape(-1)[part.keys] += part.counts
         copies[part.copies[0]] += part.copies[1]
         samples += part.samples
         total_copies += part.total_copies
+        drawn = [a + b for a, b in zip(drawn, part.drawn, strict=True)]
     for stage in range(stages - 1, 0, -1):  # who got past a stage got past those before it
         entries[stage - 1] += entries[stage]
         samples[:, stage] += samples[:, stage + 1]
     every, matched, unscored = samples[:, 1:]
-    return Counted(entries, copies, every, matched, unscored, total_copies)
+    return Counted(entries, copies, every, matched, unscored, total_copies, tuple(drawn))
 
 
-def _count(plan: Compiled, after: str, track: Track, size: int, span: Span) -> _Part:
+Asked = tuple[Track, int, Sequence[Draw]]
+
+
+def _count(plan: Compiled, after: str, asked: Asked, span: Span) -> _Part:
+    track, size, draws = asked
     found = fates.read(plan.work, after, span)
     matched, stages = track.matched(plan, span), len(track.stages)
     assert matched.ids.max(initial=0) < size, f"{track.step} has entries that its list lacks"
-    level = track.levels(stops(plan, found))
+    stopped = stops(plan, found)
+    level = track.levels(stopped)
     of_match = np.repeat(level.astype(np.uint8), matched.lengths)
     keys, counts = [], []
     for number in range(1, stages + 1):  # one level at a time: E numbers are held, not K * E
@@ -157,6 +193,7 @@ def _count(plan: Compiled, after: str, track: Track, size: int, span: Span) -> _
         _copies(matched, found.copies, (keys[-1] - (stages - 1) * size, counts[-1])),
         np.stack(samples),
         int(found.copies.sum(dtype=np.int64)),  # who was removed has none
+        [draw.kept(matched, stopped) for draw in draws],
     )
 
 
@@ -189,11 +226,9 @@ def _look_for(
     """[K + 1] int64: samples of a block that have one of some entries, by level."""
     level = track.levels(stops(plan, fates.read(plan.work, after, span)))
     matched = track.matched(plan, span)
-    starts = matched.starts
-    if not len(starts):
-        return np.zeros(len(track.stages) + 1, dtype=np.int64)
-    has = np.logical_or.reduceat(in_tail[matched.ids], starts)
-    return np.bincount(level[matched.lengths > 0][has], minlength=len(track.stages) + 1)
+    places = np.flatnonzero(in_tail[matched.ids])  # few: the tail is rare
+    rows = np.unique(np.searchsorted(np.cumsum(matched.lengths), places, side="right"))
+    return np.bincount(level[rows], minlength=len(track.stages) + 1)
 
 
 def part_of(whole: int, parts: int) -> int:

@@ -11,7 +11,7 @@ import polars as pl
 from curate import columns, storage
 from curate.concepts.entry_list import EntryList, of_frame
 from curate.parquet import read_parquet, write_parquet
-from curate.report.balances import balances
+from curate.report.balances import balances, balances_of
 from curate.report.concept_counts import (
     Counted,
     Track,
@@ -49,7 +49,9 @@ def concepts(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
 
 def _section(facts: Facts, track: Track, runner: Runner) -> dict[str, Any]:
     listed = _list_of(facts.plan.work, track.step)
-    counted = count(facts, track, len(listed), runner)
+    found = list(balances_of(facts, track.step, len(listed)))
+    draws = [balance.draw for balance in found if balance.draw is not None]
+    counted = count(facts, track, len(listed), draws, runner)
     in_tail = np.zeros(len(listed), dtype=bool)
     in_tail[counted.tail] = True
     names = [facts.plan.steps[index].name for index in track.stages]
@@ -58,7 +60,7 @@ def _section(facts: Facts, track: Track, runner: Runner) -> dict[str, Any]:
         "step": track.step,
         "list": {
             "entries": len(listed),
-            "digest": listed.digest,
+            "digest": facts.plan.recipes[track.step]["entries"]["sha256"],
             "sources": _tally(listed.source),
             "languages": _tally(listed.language.filter(listed.language != "")),
         },
@@ -75,7 +77,7 @@ def _section(facts: Facts, track: Track, runner: Runner) -> dict[str, Any]:
         "tail": _tail(counted, with_tail(facts, track, in_tail, runner)),
         "vanished": _vanished(listed, counted),
         "curve": _curve(counted),
-        "balances": balances(facts, track.step, len(listed), runner),
+        "balances": balances(facts, found, track, counted, runner),
     }
 
 
