@@ -230,15 +230,12 @@ class _Field:
     def hot(self) -> bool:
         """Whether it matters that no sample comes twice in a batch; in one of 1 none can."""
         limit = math.exp(_SURE - 1) if self.batch == 1 else _HOTTEST
-        if (
-            self._above() + float(self.mass[: self._reach(self.level + math.log(limit))].sum())
-            > 0.5
-        ):
+        often = self._reach(self.level + math.log(limit))
+        if self._above() + float(self.mass[:often].sum()) > 0.5:
             return True
         last = self._reach(self.level + math.log(_LOSS) - 5)
-        first = self._depth(self.level + math.log(limit))
-        waits = np.exp(self._z(first, last) - self.level)
-        second = float((waits**2 / 2 * self.mass[first:last]).sum())
+        waits = np.exp(self._z(often, last) - self.level)
+        second = float((waits**2 / 2 * self.mass[often:last]).sum())
         return self.batch > 1 and second > _LOSS * self.batch
 
     def draw_batch(self) -> None:
@@ -287,7 +284,9 @@ class _Field:
             log_step = (low + high) / 2
             # exp(alpha * draws) - (e^alpha - 1) * time * e^z is a martingale of each sample.
             drawn = np.log1p(lost * np.exp(np.minimum(z + log_step, 700.0))) / alpha
-            low, high = (low, log_step) if float((drawn * mass).sum()) > wanted else (log_step, high)
+            low, high = (
+                (low, log_step) if float((drawn * mass).sum()) > wanted else (log_step, high)
+            )
         self.total = until
         self.log_time = float(np.logaddexp(self.log_time, high))
 

@@ -52,6 +52,7 @@ class BalancedBy(QuotaFilter):
     """
 
     example = "{column: url, part: domain, cap: 1000}"
+    balances = True
 
     column: str = Field(description="the column whose values are the groups")
     part: Literal["domain"] | None = Field(

@@ -1,4 +1,4 @@
-"""Flatten the head of the concepts and keep their tail, as MetaCLIP does."""
+"""Keep the tail of the concepts whole, and flatten their head, as MetaCLIP does."""
 
 from __future__ import annotations
 

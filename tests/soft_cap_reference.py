@@ -1,4 +1,4 @@
-"""Soft cap sampling as FLYT's paper and notebook describe it: batch after batch, over all scores."""
+"""Soft cap sampling as FLYT's paper describes it: batch after batch, over all scores."""
 
 import numpy as np
 

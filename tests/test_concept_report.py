@@ -13,12 +13,14 @@ import real_pictures
 from metadata_pool import uid
 from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 
+from curate import chance
 from curate.concepts.class_names import imagenet
 from curate.concepts.concepts_command import Asked, answer
 from curate.concepts.concepts_text import lines_of
 from curate.concepts.word_forms import Lexicon, forms
 from curate.errors import ConfigError, CurateError
 from curate.runner import LocalRunner
+from curate.sample import make_uids
 
 WORDS = ["dog", "cat", "red", "red dog", "Cat", "sat", "mat", "12", "owl", "ibis", "yak", "zebra"]
 NEVER = ["nobody says this", "a,b"]
@@ -47,9 +49,11 @@ def pool_of(folder: Path, texts: list[str | None], rows: int) -> dict:
         "uid": [uid(n) for n in numbers],
         "url": [f"http://h/{n % 90}.jpg" for n in numbers],
         "text": texts,
+        "other": texts[::-1],
         "number": list(numbers),
+        "spoken": ["de" if n % 2 else "en" for n in numbers],
     }
-    schema = {"text": pl.String}
+    schema = {"text": pl.String, "other": pl.String}
     for part in pl.DataFrame(frame, schema_overrides=schema).iter_slices(rows):
         part.write_parquet(folder / f"pool-{part['number'][0]:05d}.parquet")
     return {"metadata": str(folder / "pool-*.parquet")}
@@ -271,6 +275,59 @@ def test_unmatched_samples_that_stay_are_expected_to(tmp_path):
     check(section, Recount(pipeline, "concepts", WORDS))
 
 
+@pytest.mark.parametrize("texts", ["any", "one"])
+def test_what_is_expected_of_several_captions(tmp_path, texts):
+    entries = list_of(tmp_path, WORDS)
+    steps = [
+        {"concepts": {"name": "first", **entries}},
+        {"concepts": {"name": "second", "of": "other", **entries}},
+        {"metadata_balance": {"concepts": ["first", "second"], "t": 6, "texts": texts}},
+    ]
+    pipeline = pipeline_of(tmp_path, captions(), steps)
+    pipeline.run()
+    first, second = sections_of(pipeline)
+    check(first, Recount(pipeline, "first", WORDS))
+    assert second["balances"] == []
+    [said] = first["balances"]
+    both = list(zip(captions(), captions()[::-1], strict=True))
+    every = [sorted({n for text in pair for n in matched(text, WORDS)}) for pair in both]
+    counts = Counter(entry for own in every for entry in own)
+    if texts == "one":
+        halves = [[int(uid(n)[:16], 16), int(uid(n)[16:], 16)] for n in range(240)]
+        uids = make_uids(*np.array(halves, np.uint64).T)
+        draws = chance.uniform(0, "metadata_balance", uids, "text")
+        there = [[text for text in pair if text is not None] for pair in both]
+        pairs = zip(draws, there, strict=True)
+        every = [matched(own[int(u * len(own))] if own else None, WORDS) for u, own in pairs]
+    missed = [np.prod([1 - min(1.0, 6 / counts[entry]) for entry in own]) for own in every]
+    assert said["expected"] == pytest.approx(240 - sum(missed), abs=1e-3)
+    kept = set(ledger_of(pipeline.work).filter(pl.col("fate") == "kept")["uid"])
+    stayed = [n for n in range(240) if uid(n) in kept]
+    assert (said["in"], said["kept"]) == (240, len(stayed))
+    after = Counter(
+        entry for n in stayed for entry in {e for text in both[n] for e in matched(text, WORDS)}
+    )
+    above = [entry for entry, count in counts.items() if count > 6]
+    assert said["head"]["matches"] == [sum(side[e] for e in above) for side in (counts, after)]
+
+
+def test_a_balance_among_others_is_told_without_what_was_kept(tmp_path):
+    balance = {"metadata_balance": {"t": 6}}
+    steps = [
+        {"concepts": list_of(tmp_path, WORDS)},
+        {"any_of": {"steps": [balance, {"where": {"name": "odd", "sql": "number % 2 = 1"}}]}},
+    ]
+    pipeline = pipeline_of(tmp_path, captions(), steps)
+    pipeline.run()
+    [section] = sections_of(pipeline)
+    check(section, Recount(pipeline, "concepts", WORDS))
+    [own] = section["balances"]
+    assert (own["in"], own["kept"]) == (240, None)
+    before = section["stages"][0]["samples"]
+    assert 0 < own["expected"] < before
+    assert "expected" in "\n".join(lines_of(asked(pipeline), 3))
+
+
 def test_copies_are_counted_apart(tmp_path):
     odd = {"where": {"name": "odd", "sql": "number % 2 = 1"}}
     third = {"where": {"name": "third", "sql": "number % 3 = 0"}}
@@ -328,6 +385,16 @@ def test_several_lists_have_a_section_each(tmp_path):
     assert "concepts-second.parquet" not in files
 
 
+def test_a_sample_with_all_of_the_tail_counts_once(tmp_path):
+    entries = [f"w{n}" for n in range(10)]
+    texts = [f"w{n % 8} in {n}" for n in range(24)] + ["w8 w9", "w9 and w8"]
+    pipeline = pipeline_of(tmp_path, texts, [{"concepts": list_of(tmp_path, entries)}])
+    pipeline.run()
+    [section] = sections_of(pipeline)
+    check(section, Recount(pipeline, "concepts", entries))
+    assert (section["tail"]["matches"], section["tail"]["samples"]) == ([4], [2])
+
+
 def test_a_list_that_nothing_matches(tmp_path):
     steps = [{"concepts": list_of(tmp_path, NEVER)}, {"metadata_balance": {"t": 3}}]
     pipeline = pipeline_of(tmp_path, captions(), steps)
@@ -378,6 +445,32 @@ def test_the_tables_say_what_the_report_does(balanced):
     [own] = section["balances"]
     assert f"t 6; {own['kept']} of {own['in']} samples kept" in text
     assert f"vanished: {section['vanished']['entries']} of" in text
+
+
+def test_an_entry_says_its_language_where_there_are_several(tmp_path):
+    rows = {"entry": ["dog", "dog", "hund"], "language": ["en", "de", "de"]}
+    several, one = str(tmp_path / "several.parquet"), str(tmp_path / "one.parquet")
+    pl.DataFrame(rows).write_parquet(several)
+    pl.DataFrame(rows)[1:].write_parquet(one)
+    steps = [
+        {"concepts": {"name": "first", "entries": several, "language": "spoken"}},
+        {"concepts": {"name": "second", "entries": one}},
+    ]
+    pipeline = pipeline_of(tmp_path, ["a dog", "dog hund", "dog", None], steps, 2)
+    pipeline.run()
+    first, second = sections_of(pipeline)
+    assert first["list"]["languages"] == {"de": 2, "en": 1}
+    assert second["list"]["languages"] == {"de": 2}
+    assert first["head"] == [
+        {"entry": "dog", "language": "en", "samples": [2], "copies": 2},
+        {"entry": "dog", "language": "de", "samples": [1], "copies": 1},
+        {"entry": "hund", "language": "de", "samples": [1], "copies": 1},
+    ]
+    assert second["head"][0] == {"entry": "dog", "language": "de", "samples": [3], "copies": 3}
+    text = "\n".join(lines_of(asked(pipeline), 3))
+    assert (text.count("dog [en]"), text.count("dog [de]")) == (1, 1)
+    with_more = asked(pipeline, top=3, step="first")["concepts"][0]["head"]
+    assert with_more == first["head"]
 
 
 def test_texts_of_strangers_do_nothing_to_a_terminal(tmp_path):

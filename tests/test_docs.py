@@ -69,6 +69,11 @@ def test_every_recipe_passes_check_and_says_what_it_reproduces(file, tmp_path):
         assert run_in, "no test runs it"
         return
     overrides = [f"pool.urls={urls}", f"work={tmp_path / 'work'}"]
+    if "concepts:" in file.read_text():
+        entries = pl.DataFrame({"entry": ["a", "b"], "language": ["en", "de"]})
+        entries = entries if "language: language" in file.read_text() else entries.head(1)
+        entries.write_parquet(tmp_path / "entries.parquet")
+        overrides += [f"steps.concepts.entries={tmp_path / 'entries.parquet'}"]
     if "weights: openai" in file.read_text():
         overrides += ["steps.clip.model=quickstart", "steps.clip.weights=null"]
     compile_pipeline(load(str(file), overrides))

@@ -40,6 +40,7 @@ def assets(tmp_path_factory):
     np.save(folder / "targets.npy", tiny_datacomp.targets(0))
     pl.DataFrame({"uid": ["0" * 32], "score": [1.0]}).write_parquet(folder / "scores.parquet")
     tiny_timm.write_weights(folder / "timm.safetensors")
+    (folder / "entries.txt").write_text("box\nred box\ntable\n")
     return folder
 
 
@@ -62,6 +63,7 @@ def made(assets):
         "classes": {"prototypes": files["centroids"], "of": "l14_img"},
         "columns": {"from": str(assets / "scores.parquet"), "take": ["score"]},
         "clusters": {"count": 8},
+        "concepts": {"entries": str(assets / "entries.txt")},
     }
 
 

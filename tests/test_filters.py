@@ -59,6 +59,12 @@ AVAILABLE = {  # a pool with everything that the examples name
     "classes.similarity": "Float32",
     "references.similarity": "Float32",
     "references.reference": "String",
+    "concepts.entries": "List(UInt32)",
+}
+LEARNT = {  # what a list of three entries gives
+    "concepts.codes": np.arange(3, dtype=np.uint64),
+    "concepts.texts": pl.Series(["a", "b", "c"]),
+    "concepts.languages": pl.Series(["en"] * 3),
 }
 NAMES = filters.names()
 
@@ -79,14 +85,15 @@ def batch(series: dict[str, pl.Series | list], numbers: Sequence[int] | None = N
     columns = {n: c.fill_nan(None) if c.dtype.is_float() else c for n, c in columns.items()}
     uids = uids_of(numbers)
     draw = partial(chance.uniform, 0, "test", uids)
-    return Batch(structured(columns, count), uids, np.arange(count, dtype=np.uint64), draw)
+    addresses = np.arange(count, dtype=np.uint64)
+    return Batch(structured(columns, count), uids, addresses, draw, LEARNT.__getitem__)
 
 
 def sliced(whole: Batch, rows: np.ndarray) -> Batch:
     def draw(salt: str) -> np.ndarray:
         return whole.uniform(salt)[rows]
 
-    return Batch(whole.frame[rows], whole.uids[rows], whole.addresses[rows], draw)
+    return Batch(whole.frame[rows], whole.uids[rows], whole.addresses[rows], draw, whole.learnt)
 
 
 def bound(name: str, available: dict[str, str] | None = None, **fields: object) -> Filter:
@@ -160,7 +167,10 @@ def verdict(ready: Filter, parts: Sequence[Batch], pool: int | None = None) -> l
         total = None
         for summary in summaries[::-1]:
             total = summary if total is None else ready.merge(total, summary)
-        state = json.loads(json.dumps(ready.fit(total, state), allow_nan=False))
+        found = ready.fit(total, state)
+        arrays = {key: one for key, one in found.items() if isinstance(one, np.ndarray)}
+        plain = {key: one for key, one in found.items() if key not in arrays}
+        state = {**json.loads(json.dumps(plain, allow_nan=False)), **arrays}
     return [why for part in parts for why in ready.keep(part, state).reason]
 
 
@@ -192,6 +202,10 @@ def test_a_verdict_does_not_depend_on_how_samples_are_spread(name):
             "classes.similarity": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
             "references.similarity": pl.Series(rng.random(count).round(1), dtype=pl.Float32),
             "references.reference": [f"eval/{n}" for n in range(count)],
+            "concepts.entries": pl.Series(
+                [[None, [], [n % 3], [0, 1 + n % 2]][n % 4] for n in range(count)],
+                dtype=pl.List(pl.UInt32),
+            ),
         }
     )
     kind = filters.find(name)

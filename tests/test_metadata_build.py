@@ -293,8 +293,12 @@ def test_counts_in_all_their_spellings(files):
 
 BAD_COUNTS = {
     "no_count": ("unigrams", "cat 100\ndog\n", ":2: not `word count`"),
-    "two_words": ("unigrams", "cat 100\nNew York\t100\n", ":2: not `word count`: 'New York"),
-    "one_word": ("bigrams", "new york 3\ncat 100\n", ":2: not `word word count`: 'cat 100'"),
+    "two_words": ("unigrams", "cat 100\nNew York\t100\n", ": 'New York\\t100'"),
+    "one_word": (
+        "bigrams",
+        "new york 3\ncat 100\n",
+        ":2: not `word word count` with a whole number from 0 to 10^15: 'cat 100'",
+    ),
     "three_words": ("bigrams", "new york city 3\n", ":1: not `word word count`"),
     "tabs_in_a_title": ("titles", "New\tYork\t100\n", ":1: not `title views`"),
     "word_for_count": ("unigrams", "cat 100\ndog many\n", ":2: not `word count` with a whole num"),

@@ -307,3 +307,25 @@ def test_m_flyt_adds_twelve_standardised_scores(tmp_path):
     kept = np.flatnonzero(ledger["step"].is_null())
     share = int(0.2 * len(samples))
     assert kept.tolist() == sorted(np.argsort(-total)[:share].tolist())
+
+
+def test_flyt_scs_draws_the_best_of_m_flyt_repeatedly(tmp_path):
+    samples = [one for one in draw(150) if one.jpeg is not None]
+    rng = np.random.default_rng(1)
+    mix = yaml.safe_load((RECIPES / "flyt_scs.yaml").read_text())["steps"]
+    assert mix[:2] == yaml.safe_load((RECIPES / "m_flyt.yaml").read_text())["steps"][:2]
+    quality = rng.normal(0, 1, len(samples))
+    scored = {theirs: quality for theirs in mix[0]["columns"]["take"].values()}
+    pl.DataFrame({"key": [s.key for s in samples], **scored}).write_parquet(tmp_path / "s.parquet")
+    write_shards(tmp_path / "in", samples, 3)
+    places = (f"pool.shards={tmp_path / 'in' / '*.tar'}", f"work={tmp_path / 'work'}")
+    small = ("steps.soft_cap.draws=300", "steps.soft_cap.batch=5")
+    recipe("flyt_scs", *places, f"steps.scores.from={tmp_path / 's.parquet'}", *small)
+    ledger = ledger_of(tmp_path / "work")
+    copies = ledger["copies"].to_numpy()
+    assert copies.sum() == len(np.load(tmp_path / "work" / "subset.npy")) == 300
+    assert copies.max() > 5
+    assert set(ledger["reason"].drop_nulls()) == {"not_drawn"}
+    best = np.argsort(-quality)
+    assert copies[best[:20]].min() > copies[best[-50:]].max()
+    assert len(list((tmp_path / "work" / "shards").glob("*.tar"))) == 1

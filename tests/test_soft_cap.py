@@ -189,18 +189,18 @@ def test_the_total_is_exact_and_no_block_matters(rows, share, alpha, scale, seed
 def test_a_last_draw_that_is_not_where_it_was_expected_is_found_all_the_same(monkeypatch):
     rng = np.random.default_rng(3)
     scores = rng.normal(0, 2.5, 40_000)
-    expected, state = sampled(scores, draws=40_000)
+    expected, state = sampled(scores, draws=50_000)
     monkeypatch.setattr(_draws, "_SPREAD", 0.0)
     monkeypatch.setattr(_draws, "_DOUBT", 0.0)
     monkeypatch.setattr(_draws, "_SPARE", 1.0)
     monkeypatch.setattr(_draws, "_FEW", 0)
     blocks = batches(scores, 3)
-    for draws in (40_000, 39_000):
+    for draws in (50_000, 45_000):
         ready = bound(draws=draws, batch=32)
         known, passes = fitted(ready, blocks, 40_000)
         copies = np.concatenate([ready.keep(block, known).copies for block in blocks])
         assert copies.sum() == draws
-        if draws == 40_000:
+        if draws == 50_000:
             assert passes > 2
             assert (copies == expected).all()
             assert known["last"] == state["last"]
@@ -209,7 +209,7 @@ def test_a_last_draw_that_is_not_where_it_was_expected_is_found_all_the_same(mon
 def test_more_draws_take_no_copy_away():
     for scores in (NORMAL, HEAVY):
         before = np.zeros(len(scores), dtype=np.int64)
-        for draws in (1, 500, 3000, 6000, 6001, 20_000):
+        for draws in (1, 3000, 6000, 6001, 20_000):
             copies, _ = sampled(scores, draws=draws)
             assert (copies >= before).all()
             assert copies.sum() == draws
@@ -298,7 +298,7 @@ def test_an_infinite_score_is_refused_by_its_uid(value):
     said = f"the score mix.score of {first} is {value}, and divided by the temperature 1.0"
     with pytest.raises(Unbound, match=re.escape(said)):
         sampled(scores, parts=2, draws=2)
-    with pytest.raises(Unbound, match="is 2.0, and divided by the temperature 1e-308"):
+    with pytest.raises(Unbound, match=r"is 2\.0, and divided by the temperature 1e-308"):
         sampled([2.0], draws=2, temperature=1e-308)
 
 
@@ -337,7 +337,7 @@ def test_nothing_is_nought_or_less(fields):
 def test_the_column_is_the_only_score():
     made = SoftCap(draws=1)
     assert made.bind({"mix.score": "Float64", "width": "Int64"}).needs() == ("mix.score",)
-    with pytest.raises(Unbound, match="several columns give a score: a.score, b.score"):
+    with pytest.raises(Unbound, match=r"several columns give a score: a\.score, b\.score"):
         made.bind({"a.score": "Float64", "b.score": "Float64"})
     with pytest.raises(Unbound, match="no column gives a score: name a column"):
         made.bind({"caption": "String"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,10 +26,12 @@ def lines_of(found: Json, top: int) -> list[str]:
     return lines
 
 
-def _section(section: Json) -> list[str]:
+def _section(whole: Json) -> list[str]:
+    section = whole if len(whole["list"]["languages"]) > 1 else _without_languages(whole)
     listed, stages = section["list"], section["stages"]
     sources = ", ".join(f"{name} {count:,}" for name, count in listed["sources"].items())
-    languages = f", {len(listed['languages'])} languages" if listed["languages"] else ""
+    count = len(listed["languages"])
+    languages = f", {count} languages" if count > 1 else ""
     return [
         f"{section['step']}: {listed['entries']:,} entries ({sources}{languages}), "
         f"list {listed['digest'][:12]}",
@@ -42,6 +43,13 @@ def _section(section: Json) -> list[str]:
         *_balances(section),
         *_vanished(section, stages),
     ]
+
+
+def _without_languages(section: Json) -> Json:
+    """A section whose entries do not say the one language that there is."""
+    head = [{**row, "language": ""} for row in section["head"]]
+    gone = [{**row, "language": ""} for row in section["vanished"]["most_frequent"]]
+    return {**section, "head": head, "vanished": {**section["vanished"], "most_frequent": gone}}
 
 
 def _stages(section: Json) -> list[str]:
@@ -194,8 +202,15 @@ def _terms(own: Json) -> Iterator[str]:
 def _listed(what: str, names: Sequence[str]) -> Iterator[str]:
     """All of them: what is left out is what was looked for."""
     yield f"{len(names):,} {what}{':' if names else ''}"
-    lines = textwrap.wrap(_clean(", ".join(names)), _WIDTH)
-    yield from (f"  {line}" for line in lines)
+    line = ""
+    for number, name in enumerate(names, start=1):
+        item = _clean(name) + ("," if number < len(names) else "")
+        if line and len(line) + len(item) > _WIDTH:
+            yield f"  {line}"
+            line = ""
+        line = f"{line} {item}" if line else item
+    if line:
+        yield f"  {line}"
 
 
 def _named(row: Json) -> str:

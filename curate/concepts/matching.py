@@ -15,8 +15,8 @@ from curate.concepts._lexicon import PART, WHOLE, Trie, trie
 from curate.concepts._spacing import BLANKS, SIGNS, WORD, Texts, Tokens, texts_of, tokens_of
 
 Rule = Literal["metaclip", "metaclip2"]
-CHUNK = 8192  # captions at once: more would leave the cache, fewer pay more for each call of numpy
-CHUNK_BYTES = 1 << 20  # at once, unless one caption has more
+CHUNK = 1 << 14  # captions at once, and
+CHUNK_BYTES = 1 << 19  # of them: more would leave the cache, fewer pay more for each call of numpy
 BUNDLE_BYTES = 1 << 23  # of captions that are put together at once
 
 _SIGN = f"[{SIGNS}]"
@@ -103,7 +103,7 @@ class Matcher:
         new = np.ones(len(pair), dtype=bool)
         np.not_equal(pair[1:], pair[:-1], out=new[1:])
         if absent is not None:
-            new &= ~absent.take(pair >> np.uint64(32))
+            new &= ~absent.take((pair >> np.uint64(32)).view(np.int64))
         pair = pair.compress(new)
         ids = pair.astype(np.uint32)
         pair >>= np.uint64(32)

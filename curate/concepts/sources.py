@@ -129,34 +129,38 @@ def read_counts(paths: Sequence[str], kind: Kind) -> Counts:
     return Counts(added, lines, _some(left_out))
 
 
+# What each kind of line looks like, and in a pattern: one pass, for this is most of the work.
+_LINE = {"unigram": "`word count`", "bigram": "`word word count`", "title": "`title views`"}
+_PATTERN = {
+    "unigram": r"^[ \t]*(?<entry>[^ \t]+)[ \t]+(?<count>[0-9]+)[ \t]*$",
+    "bigram": r"^[ \t]*(?<first>[^ \t]+)[ \t]+(?<second>[^ \t]+)[ \t]+(?<count>[0-9]+)[ \t]*$",
+    "title": r"^[ \t]*(?<entry>[^\t]*[^ \t])[ \t]+(?<count>[0-9]+)[ \t]*$",
+}
+_BLANK = r"^[ \t]*$|^[ \t]+[0-9]+[ \t]*$"  # a count of nothing, too
+
+
 def _counted(path: str, kind: Kind) -> tuple[pl.DataFrame, int, int]:
     """(columns of the words and `count`; lines; how many of them count nothing) of a file."""
-    lines = _lines(path).str.strip_chars_end(" \t")
-    texts = pl.DataFrame({"number": pl.int_range(1, len(lines) + 1, eager=True), "line": lines})
-    parts = lines.str.extract_groups(r"^(.*[^ \t])?[ \t]+([^ \t]+)$").struct.unnest()
-    text = parts["1"].str.strip_chars().fill_null("")
-    count = parts["2"].str.to_integer(strict=False, dtype=pl.Int64)
-    wrong = (lines != "") & (count.is_null() | (count < 0) | (count > MOST))
-    _refuse(path, texts, wrong, f"not {_LINE[kind]} with a whole number from 0 to 10^15")
-    columns = _columns(kind, text)
-    for column in columns.get_columns():
-        misfit = (text != "") & (column.is_null() | column.str.contains(_BETWEEN[kind]))
-        _refuse(path, texts, misfit, f"not {_LINE[kind]}")
-    frame = columns.with_columns(count.alias("count")).filter(text != "")
-    return frame, len(lines), len(lines) - len(frame)
-
-
-_LINE = {"unigram": "`word count`", "bigram": "`word word count`", "title": "`title views`"}
-_BETWEEN = {"unigram": "[ \t]", "bigram": "[ \t]", "title": "\t"}  # not in one column of words
-
-
-def _columns(kind: Kind, text: pl.Series) -> pl.DataFrame:
-    if kind == "bigram":
-        pair = text.str.extract_groups(r"^([^ \t]+)[ \t]+(.+)$").struct.unnest()
-        return pair.rename({"1": "first", "2": "second"})
+    lines = _lines(path)
+    frame = lines.str.extract_groups(_PATTERN[kind]).struct.unnest()
+    words = frame.columns[:-1]
+    frame = frame.with_columns(
+        pl.col(words).str.strip_chars(),
+        pl.col("count").str.to_integer(strict=False, dtype=pl.Int64),
+    )
+    odd = frame["count"].is_null() | (frame["count"] > MOST)
+    if odd.any():
+        _refuse(
+            path,
+            pl.DataFrame({"number": odd.arg_true() + 1, "line": lines.filter(odd)}),
+            ~lines.filter(odd).str.contains(_BLANK),
+            f"not {_LINE[kind]} with a whole number from 0 to 10^15",
+        )
+    frame = frame.filter(~odd, pl.all_horizontal(pl.col(words) != ""))
     if kind == "title":
-        text = text.str.replace_all("_", " ", literal=True).str.strip_chars()
-    return text.alias("entry").to_frame()
+        blanks = pl.col("entry").str.replace_all("_", " ", literal=True)
+        frame = frame.with_columns(blanks.str.strip_chars())
+    return frame, len(lines), len(lines) - len(frame)
 
 
 def _lines(url: str) -> pl.Series:

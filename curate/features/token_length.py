@@ -24,8 +24,8 @@ class TokenLength(Feature):
     The tokenizer is open_clip's `SimpleTokenizer`, OpenAI's: it repairs broken encodings and HTML
     entities, joins white space, lower-cases, and cuts words into byte pairs. The start and the end
     count, so an empty caption has 2 tokens. A caption is `truncated` where it has more than
-    `context`: the encoder sees the first `context` - 1 and the end. `truncated` has its share in
-    `where: "not token_length.truncated"`, which removes them. Without a caption both are null.
+    `context`: the encoder sees the first `context` - 1 and the end; `where: "not
+    token_length.truncated"` removes, and counts, them. Without a caption both are null.
     """
 
     version: ClassVar[int] = 1

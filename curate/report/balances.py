@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,12 @@ class Balance:
     counts: np.ndarray  # [E] int64: samples of each entry that reached it
     thresholds: np.ndarray  # [E] float64: t of each entry; infinite where all samples stay
 
-    @property
+    @cached_property
     def chances(self) -> np.ndarray:
         """[E] float64: the chance with which each entry keeps a sample, min(1, t / count)."""
         return np.asarray(np.minimum(1.0, self.thresholds / np.maximum(self.counts, 1)))
 
-    @property
+    @cached_property
     def draw(self) -> Draw | None:
         """Itself, where it reads one `concepts` step, so that counting that one tells all of it."""
         return Draw(self.index, 1.0 - self.chances) if len(self.filter.needs()) == 1 else None

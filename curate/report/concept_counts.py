@@ -178,7 +178,7 @@ def _count(plan: Compiled, after: str, asked: Asked, span: Span) -> _Part:
     assert matched.ids.max(initial=0) < size, f"{track.step} has entries that its list lacks"
     stopped = stops(plan, found)
     level = track.levels(stopped)
-    of_match = np.repeat(level.astype(np.uint8), matched.lengths)
+    of_match = np.repeat(level.astype(np.min_scalar_type(stages)), matched.lengths)
     keys, counts = [], []
     for number in range(1, stages + 1):  # one level at a time: E numbers are held, not K * E
         here = np.bincount(matched.ids[of_match == number], minlength=size)
@@ -227,8 +227,9 @@ def _look_for(
     level = track.levels(stops(plan, fates.read(plan.work, after, span)))
     matched = track.matched(plan, span)
     places = np.flatnonzero(in_tail[matched.ids])  # few: the tail is rare
-    rows = np.unique(np.searchsorted(np.cumsum(matched.lengths), places, side="right"))
-    return np.bincount(level[rows], minlength=len(track.stages) + 1)
+    rows = np.searchsorted(np.cumsum(matched.lengths), places, side="right")
+    once = level[rows[np.diff(rows, prepend=-1) > 0]]
+    return np.bincount(once, minlength=len(track.stages) + 1)
 
 
 def part_of(whole: int, parts: int) -> int:

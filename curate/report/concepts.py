@@ -121,6 +121,7 @@ def _tally(words: pl.Series) -> dict[str, int]:
 
 
 def _named(listed: EntryList, entry: int) -> dict[str, Any]:
+    """An entry, and its language where it has one."""
     text, language = str(listed.entries[entry]), str(listed.language[entry])
     shown = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return {"entry": shown, **({"language": language} if language else {})}

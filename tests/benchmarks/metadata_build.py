@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +74,31 @@ def looped(folder: Path) -> list[str]:
     return enough + sorted(close, key=lambda pair: (-scored[pair], pair))
 
 
-def _measured(way: Callable[[Path], list[str]], folder: Path) -> tuple[float, float, list[str]]:
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """What one way took."""
+
+    seconds: float
+    cpu_s: float  # of all threads
+    peak_gb: float
+
+    def line(self, name: str, lines: float) -> str:
+        each = self.seconds / lines * 1e9
+        return (
+            f"  {name:<8}{self.seconds:7.2f} s ({self.cpu_s:.2f} s of CPU)  "
+            f"{self.peak_gb:5.2f} GB  {each:6.0f} ns a line\n"
+        )
+
+
+def _measured(way: Callable[[Path], list[str]], folder: Path) -> tuple[Cost, list[str]]:
+    start, cpu = time.perf_counter(), time.process_time()
     found = way(folder)
-    seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, found
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return Cost(seconds, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20), found
 
 
-def measured(way: Callable[[Path], list[str]], folder: Path) -> tuple[float, float, list[str]]:
-    """(seconds, peak GB, list) of one way, in a process of its own."""
+def measured(way: Callable[[Path], list[str]], folder: Path) -> tuple[Cost, list[str]]:
+    """What one way took in a process of its own, and its list."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (way, folder))
 
@@ -93,18 +110,15 @@ def main(where: str | None, millions: float) -> None:
             folder.mkdir()
             write_counts(folder, int(count * 1e6))
         lines = {name: 2 * millions * 1e6 / (1 if name == "whole" else PART) for name in folders}
-        whole, whole_gb, entries = measured(built, folders["whole"])
-        _, _, ours = measured(built, folders["part"])
-        loop, loop_gb, theirs = measured(looped, folders["part"])
+        whole, entries = measured(built, folders["whole"])
+        _, ours = measured(built, folders["part"])
+        loop, theirs = measured(looped, folders["part"])
     assert ours == theirs
     show = sys.stdout.write
     show(f"{lines['whole']:,.0f} lines -> {len(entries):,} entries\n")
-    for name, (seconds, gb, each) in {
-        "built": (whole, whole_gb, lines["whole"]),
-        "looped": (loop, loop_gb, lines["part"]),
-    }.items():
-        show(f"  {name:<8}{seconds:7.2f} s  {gb:5.2f} GB  {seconds / each * 1e9:6.0f} ns a line\n")
-    ratio = (loop / lines["part"]) / (whole / lines["whole"])
+    show(whole.line("built", lines["whole"]))
+    show(loop.line("looped", lines["part"]))
+    ratio = (loop.seconds / lines["part"]) / (whole.seconds / lines["whole"])
     show(f"  {ratio:.1f} times as fast by line; the lists of the tenth are the same\n")
 
 
