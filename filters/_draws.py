@@ -172,12 +172,12 @@ class Draws(PoolFilter):
     def _race(
         self, batch: Batch, weights: Weights, state: State, span: tuple[float, float]
     ) -> Arrivals:
-        ends = np.array(state["ends"], dtype=np.float64)
-        race = Race(self.lost_by_a_draw(), ends, closed=state["closed"])
+        ends = np.array(state["batches"]["ends"], dtype=np.float64)
+        race = Race(self.lost_by_a_draw(), ends, closed=state["batches"]["closed"])
         return arrivals(weights.logs, batch.uniform(""), race, span)
 
     def _all_of_none(self, state: State) -> State:
-        none = {"draws": 0, "unique": 0, "most_copies": 0, "ends": [], "closed": False, "last": []}
+        none = {"draws": 0, "unique": 0, "most_copies": 0, "last": []}
         return {k: v for k, v in state.items() if k != "centre"} | none
 
     def _centre(self, histogram: Histogram, state: State) -> float | None:
@@ -206,8 +206,7 @@ class Draws(PoolFilter):
             "aim": aim,
             "margin": margin,
             "span": [before, plan.time_of(until) if until <= plan.draws[-1] else _FOREVER],
-            "ends": plan.ends.tolist(),
-            "closed": plan.closed,
+            "batches": {"ends": plan.ends.tolist(), "closed": plan.closed},
         }
 
     def _found(self, summary: Summary, state: State) -> State:

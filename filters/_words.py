@@ -19,10 +19,7 @@ _LONGEST = 1000  # characters of a word
 _FEW = 1000  # words that one pattern takes; it is quicker than looking up marked words then
 _BYTES = 20_000  # of one pattern: far below the size that the regex engine refuses
 _FINAL_SIGMA, _SIGMA = "\u03c2", "\u03c3"
-_EDGE, _NO_EDGE = (
-    "\x01",
-    "\x02",
-)  # what marks where words begin and end; what stands for it in texts
+_EDGE = "\x01"  # marks where words begin and end: no word has a control character
 
 
 def _kind_of(given: Any) -> str | None:
@@ -205,8 +202,7 @@ def is_unspaced(language: str) -> bool:
 
 def _marked(text: pl.Expr) -> pl.Expr:
     """With a mark wherever a run of letters begins or ends, and at both ends."""
-    clear = text.str.replace_all(_EDGE, _NO_EDGE, literal=True)
-    inner = clear.str.replace_all(rf"[^{_LETTER}]+", f"{_EDGE}${{0}}{_EDGE}")
+    inner = text.str.replace_all(rf"[^{_LETTER}]+", f"{_EDGE}${{0}}{_EDGE}")
     return pl.concat_str(pl.lit(_EDGE), inner, pl.lit(_EDGE))
 
 

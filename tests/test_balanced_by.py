@@ -18,7 +18,7 @@ from curate.check import compile_pipeline
 from curate.errors import ConfigError, InvalidPipeline
 from curate.pipeline_file.config import load
 from curate.sample import parse_uids
-from filters import Batch, Counts, Unbound, structured
+from filters import Batch, Counts, Unbound, balanced_by, structured
 from filters._shares import shared
 from filters.balanced_by import BalancedBy
 from tests.tiny_pool import Pipeline, ledger_of
@@ -112,6 +112,15 @@ def test_a_share_is_exact_within_its_bounds_and_grows(sizes, share, power):
     assert all((less <= more).all() for less, more in pairwise(found))
 
 
+def test_claims_that_differ_in_their_last_digits_are_in_order():
+    """Those of thousands of large groups lie closer together than float64 can tell."""
+    sizes = np.random.default_rng(0).integers(10**9, 10**10, 3000)
+    quota = shared(sizes, int(sizes.sum()) // 3, 1.0, 0, 10**12).tolist()
+    last = max(Fraction(2 * q - 1, size) for q, size in zip(quota, sizes.tolist(), strict=True))
+    due = min(Fraction(2 * q + 1, size) for q, size in zip(quota, sizes.tolist(), strict=True))
+    assert last <= due
+
+
 def test_shares_follow_the_power():
     sizes = np.array([100, 10_000, 1_000_000], dtype=np.int64)
     found = {power: shared(sizes, 1110, power, 0, 10**9) for power in (0.0, 0.25, 0.5, 0.75, 1.0)}
@@ -189,6 +198,25 @@ def test_only_texts_of_the_largest_groups_are_held():
     state = fitted(bound(column="d", cap=1), values, parts=3)
     assert state["largest"][0] == {"group": "big", "samples": 2, "kept": 1}
     assert state["group_count"] == 3001
+
+
+def test_which_texts_are_held_does_not_depend_on_who_is_merged_first(monkeypatch):
+    monkeypatch.setattr(balanced_by, "_TEXTS", 4)
+    ready = bound(column="d", cap=1)
+    drawn = np.random.default_rng(1).zipf(1.4, (8, 60)) % 20
+    parts = [[f"h{n}" for n in row] for row in drawn]
+    most = {each: max(part.count(each) for part in parts) for each in set().union(*parts)}
+    fourth = sorted(most.values())[-4]
+    for seed in range(5):
+        found = [ready.summarize(batch(part)) for part in parts]
+        rng = np.random.default_rng(seed)
+        while len(found) > 1:
+            pair = [found.pop(rng.integers(len(found))) for _ in range(2)]
+            found.append(ready.merge(*pair))
+        held = dict(found[0].texts.select("text", "count").iter_rows())
+        assert len(held) == 4
+        assert held == {text: most[text] for text in held}
+        assert min(held.values()) == fourth
 
 
 @pytest.mark.parametrize(

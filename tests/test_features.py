@@ -293,7 +293,7 @@ def bodies_with_damage(count):
 def as_bytes(scored):
     parts = []
     for _, columns in sorted(scored.items()):
-        parts += [series.to_frame().write_csv().encode() for series in columns.scalars.values()]
+        parts += [repr(series.to_list()).encode() for series in columns.scalars.values()]
         parts += [array.tobytes() for array in columns.arrays.values()]
         parts.append(repr(columns.errors).encode())
     return b"".join(parts)

@@ -275,13 +275,14 @@ def test_punctuation_and_long_entries(files):
 
 
 def test_counts_in_all_their_spellings(files):
-    text = "\ufeffcat 100\r\n  dog\t100 \r\nan\u3000owl   200\n\n\t300\nc 1\ncat 5\nlast 100"
+    text = "\ufeffcat 100\r\n  dog\t100 \r\nan\u3000owl   200\n\n\t300\nc 1\ncat 5\n"
+    text += "\u3000 7\n\xa0cat 1\nlast 100"
     found = files(unigrams={"en": text}).unigrams[0].path
     counts = read_counts([found], "unigram")
     assert dict(counts.frame.sort("entry").rows()) == {
-        "an\u3000owl": 200, "c": 1, "cat": 105, "dog": 100, "last": 100
+        "an\u3000owl": 200, "c": 1, "cat": 106, "dog": 100, "last": 100
     }  # fmt: skip
-    assert (counts.lines, counts.left_out) == (8, {"blank": 2, "repeated": 1})
+    assert (counts.lines, counts.left_out) == (10, {"blank": 3, "repeated": 2})
     pairs = files(bigrams={"en": "new\tyork\t7\nnew york 5\nhong  kong\t1\n"}).bigrams[0].path
     rows = read_counts([pairs, pairs], "bigram").frame.sort("first").rows()
     assert rows == [("hong", "kong", 2), ("new", "york", 24)]

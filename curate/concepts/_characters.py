@@ -65,13 +65,14 @@ class Patterns:
     def walk(self, captions: Texts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(caption, pattern) of [K] matches each; a pair may come several times."""
         codes, ends = _spaced(captions)
+        caption = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
         at = np.flatnonzero(self.begin.take(codes))
         symbols = _symbols(codes)
         rows, node = self.found.first.find(symbols.take(at))
         at = at.take(rows)
         while len(at):
             ended = np.flatnonzero(node < self.found.count)
-            yield np.searchsorted(ends, at.take(ended)), node.take(ended)
+            yield caption.take(at.take(ended)), node.take(ended)
             on = np.flatnonzero(self.found.kinds.take(node))
             at, node = at.take(on) + 1, node.take(on)
             rows, node = self.found.later.find(symbols.take(at), node)

@@ -89,11 +89,13 @@ class Matcher:
 
     def _matched(self, texts: Texts, absent: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """[N] int64 counts of N captions, and the ids of one after the other."""
-        tokens = tokens_of(texts)
-        pairs = [
-            _pairs(tokens.text.take(places), self._words.take(ends))
-            for places, ends in _walk(self._trie, tokens)
-        ]
+        pairs = [np.zeros(0, dtype=np.uint64)]
+        if len(self._words):
+            tokens = tokens_of(texts)
+            pairs += [
+                _pairs(tokens.text.take(places), self._words.take(ends))
+                for places, ends in _walk(self._trie, tokens)
+            ]
         if self._patterns is not None:
             pairs += [
                 _pairs(rows, self._parts.take(ends)) for rows, ends in self._patterns.walk(texts)

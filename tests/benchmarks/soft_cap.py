@@ -20,6 +20,9 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from datacomp import say
 from soft_cap_reference import soft_cap
 
 from curate import chance
@@ -62,7 +65,7 @@ def main() -> None:
     blocks = [block(options.scores, rows, number) for number, rows in enumerate(sizes)]
     ready = SoftCap(name="soft_cap", column="mix.score", draws=options.rows)
     runner = LocalRunner(options.threads)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     state = ready.start(Counts(options.rows, options.rows))
     while not ready.finished(state):
         start = time.perf_counter()
@@ -70,13 +73,16 @@ def main() -> None:
         summary = fold(runner.map(work, blocks, "soft_cap"), ready.merge)
         seen = time.perf_counter()
         state = ready.fit(summary, state)
-        print(f"pass {seen - start:.2f} s, then fit {time.perf_counter() - seen:.2f} s")
+        say(f"pass {seen - start:.2f} s, then fit {time.perf_counter() - seen:.2f} s")
     start = time.perf_counter()
     total = sum(runner.map(partial(_kept, ready, state), blocks, "soft_cap"))
-    print(f"keep {time.perf_counter() - start:.2f} s")
-    took = time.perf_counter() - began
+    say(f"keep {time.perf_counter() - start:.2f} s")
+    took, busy = time.perf_counter() - began, time.process_time() - busy
     learnt = {k: v for k, v in state.items() if isinstance(v, (int, float))}
-    print(f"{options.rows} {options.scores} scores to {total} draws: {took:.2f} s; {learnt}")
+    say(
+        f"{options.rows} {options.scores} scores to {total} draws: {took:.2f} s ({busy:.2f} of CPU)"
+    )
+    say(str(learnt))
     few = options.rows // 100
     start = time.perf_counter()
     copies = soft_cap(
@@ -84,7 +90,7 @@ def main() -> None:
     )
     literal = time.perf_counter() - start
     share, most = np.count_nonzero(copies) / few, copies.max()
-    print(
+    say(
         f"literal, {few} rows: {literal:.2f} s, {share:.2%} of rows drawn, at most {most} times; "
         f"for all rows at least {100 * literal:.0f} s, {100 * literal / took:.0f} times as long"
     )
