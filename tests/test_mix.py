@@ -315,7 +315,7 @@ def test_flyt_scs_draws_the_best_of_m_flyt_repeatedly(tmp_path):
     mix = yaml.safe_load((RECIPES / "flyt_scs.yaml").read_text())["steps"]
     assert mix[:2] == yaml.safe_load((RECIPES / "m_flyt.yaml").read_text())["steps"][:2]
     quality = rng.normal(0, 1, len(samples))
-    scored = {theirs: quality for theirs in mix[0]["columns"]["take"].values()}
+    scored = dict.fromkeys(mix[0]["columns"]["take"].values(), quality)
     pl.DataFrame({"key": [s.key for s in samples], **scored}).write_parquet(tmp_path / "s.parquet")
     write_shards(tmp_path / "in", samples, 3)
     places = (f"pool.shards={tmp_path / 'in' / '*.tar'}", f"work={tmp_path / 'work'}")
