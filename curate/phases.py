@@ -152,7 +152,7 @@ def barrier(run: Run, index: int) -> None:
     before = verdicts.sealed(run.plan.work, step.name)
     if not _reuse(run, step.name):
         try:
-            same = before is not None and before["rests_on"] == run.rests_on
+            same = before is not None and before.get("rests_on") == run.rests_on
             states = _decided(run, index, before["states"] if before and same else {})
         except Unbound as error:  # the columns are there, and their values are of something else
             raise ConfigError(f"{step.name}: {error}") from None

@@ -477,3 +477,18 @@ def test_marks_that_scripts_need_stay_as_they_are():
     joined = "\u0645\u06cc\u200c\u062e\u0648\u200f 👩\u200d🚀"
     assert visible(joined) == joined
     assert visible("a\r\nb\x85c\u2028d") == "a b⟨U+0085⟩c d"
+
+
+def test_a_report_counts_what_is_true_of_those_that_reached_a_feature(tmp_path):
+    texts = ["word " * n for n in (1, 5, 90, 80, 3)] + [None]
+    urls = [f"http://h/{n}" for n in range(6)]
+    pl.DataFrame({"url": urls, "caption": texts}).write_parquet(tmp_path / "urls.parquet")
+    longer = {"where": {"name": "longer", "sql": "caption IS NULL OR LENGTH(caption) > 10"}}
+    steps = [longer, {"token_length": {}}]
+    pipeline = Pipeline(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps, fields=())
+    pipeline.run()
+    [step] = [s for s in pipeline.run().report["steps"] if s["name"] == "token_length"]
+    assert step["flags"] == {"truncated": {"true": 2, "false": 2}}
+    assert step["errors"] == {"no_caption": 1}
+    page = (pipeline.work / "report" / "index.html").read_text()
+    assert "truncated <b>2</b>" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from operator import add
 from typing import Any
@@ -111,7 +112,7 @@ def _by_reason(counts: pl.DataFrame) -> dict[str, int]:
 def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
     """Each step in order; rows in = kept + removed + lost, and the next one gets what it kept."""
     entered = facts.pool.rows - _rows(facts.counts.filter(pl.col("step") == fates.START))
-    errors = _errors(facts, runner)
+    noted = _noted(facts, runner)
     by_step: dict[str, list[Look]] = {}
     for look in looks(facts):
         by_step.setdefault(look.step, []).append(look)
@@ -127,7 +128,8 @@ def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
             "filters": [_filter(facts, look) for look in by_step.get(step.name, [])],
         }
         if isinstance(step, Feature):
-            entry["errors"] = errors[step.name]
+            entry["errors"] = noted[step.name].errors
+            entry["flags"] = noted[step.name].flags
         if isinstance(step, FittedFeature):
             record = fit_record(facts.plan.work, step.name)
             entry["fitted"] = {"on": step.fit_on, **record, "tables": _tables(record["notes"])}
@@ -198,34 +200,54 @@ def _makes_copies(step: Step) -> bool:
     return bool(getattr(step, "makes_copies", False))
 
 
-Errors = dict[str, dict[str, int]]  # {feature: {error class: rows}}
+@dataclass(frozen=True)
+class Noted:
+    """What the rows that reached a feature have of it."""
+
+    errors: dict[str, int]  # {error class: rows} of those that could not be scored
+    flags: dict[str, dict[str, int]]  # {field that is true or false: {"true": rows, "false": rows}}
+
+    def plus(self, other: Noted) -> Noted:
+        """Both in one."""
+        errors = {k: self.errors.get(k, 0) + n for k, n in other.errors.items()}
+        flags = {
+            name: {said: n + other.flags[name][said] for said, n in own.items()}
+            for name, own in self.flags.items()
+        }
+        return Noted({**self.errors, **errors}, flags)
 
 
-def _errors(facts: Facts, runner: Runner) -> Errors:
-    """Of the rows that reached each feature, how many could not be scored, and why."""
-    found: Errors = {step.name: {} for step in facts.plan.steps if isinstance(step, Feature)}
+def _noted(facts: Facts, runner: Runner) -> dict[str, Noted]:
+    """{feature: what the rows that reached it have of it}."""
+    found = {s.name: Noted({}, _flags(s)) for s in facts.plan.steps if isinstance(s, Feature)}
     if not found:
         return {}
-    work = partial(_block_errors, facts.plan, facts.after)
+    work = partial(_block_noted, facts.plan, facts.after)
     return fold(runner.map(work, facts.spans(), "report"), _added) or found
 
 
-def _block_errors(plan: Compiled, after: str, span: Span) -> Errors:
+def _flags(step: Feature) -> dict[str, dict[str, int]]:
+    return {field.name: {"true": 0, "false": 0} for field in step.gives() if field.dtype == "bool"}
+
+
+def _block_noted(plan: Compiled, after: str, span: Span) -> dict[str, Noted]:
     stopped = stops(plan, fates.read(plan.work, after, span))
-    found: Errors = {}
+    found: dict[str, Noted] = {}
     for index, step in enumerate(plan.steps):
         if not isinstance(step, Feature):
             continue
-        stored = columns.store(plan.work, step.name).read(span.block, ["error"])
-        reached = stopped[stored[columns.ROW].to_numpy()] >= index
-        errors = stored["error"].filter(pl.Series(reached, dtype=pl.Boolean)).drop_nulls()
+        flags = _flags(step)
+        stored = columns.store(plan.work, step.name).read(span.block, ["error", *flags])
+        reached = pl.Series(stopped[stored[columns.ROW].to_numpy()] >= index, dtype=pl.Boolean)
+        errors = stored["error"].filter(reached).drop_nulls()
         kinds, counts = np.unique(errors.cast(pl.String).to_numpy(), return_counts=True)
-        found[step.name] = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+        for name in flags:
+            said = stored[name].cast(pl.Boolean).filter(reached)
+            true = int(said.sum() or 0)
+            flags[name] = {"true": true, "false": len(said) - said.null_count() - true}
+        found[step.name] = Noted(dict(zip(kinds.tolist(), counts.tolist(), strict=True)), flags)
     return found
 
 
-def _added(left: Errors, right: Errors) -> Errors:
-    return {
-        name: {k: left[name].get(k, 0) + right[name].get(k, 0) for k in left[name] | right[name]}
-        for name in left
-    }
+def _added(left: dict[str, Noted], right: dict[str, Noted]) -> dict[str, Noted]:
+    return {name: left[name].plus(right[name]) for name in left}
