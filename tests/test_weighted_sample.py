@@ -15,10 +15,11 @@ from curate import chance
 from curate.check import compile_pipeline
 from curate.errors import InvalidPipeline
 from curate.pipeline_file.config import load
+from curate.sample import parse_uids
 from filters import UNSCORED, Batch, Counts, Unbound, structured
 from filters.weighted_sample import WeightedSample
 from tests.planted_clusters import kept, planted, reasons, uids
-from tests.tiny_pool import ledger_of
+from tests.tiny_pool import Pipeline, ledger_of
 
 UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 AVAILABLE = {
@@ -354,6 +355,30 @@ def test_no_order_no_file_and_no_block_changes_who_stays(tmp_path, fields):
     for state in states:
         state["last"].pop(3)  # the address of the last draw's row: that of its file and place
     assert states[0] == states[1]
+
+
+def test_a_run_weighs_captions_by_the_entries_that_they_match(tmp_path):
+    captions = ["a red fox", "a fox", "one fox ", "a red owl", None, "a stone", "owl"]
+    matched = [["fox", "red"], ["fox"], ["fox"], ["owl", "red"], None, [], ["owl"]]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "entries.txt").write_text("fox\nowl\nred\n", encoding="utf-8")
+    frame = pl.DataFrame({"uid": uids(7), "text": captions})
+    frame.with_columns(url="http://h/" + pl.col("uid")).write_parquet(tmp_path / "in" / "0.parquet")
+    steps = (
+        {"concepts": {"entries": str(tmp_path / "entries.txt")}},
+        {"weighted_sample": {"concepts": "concepts", "alpha": 0.0, "count": 3}},
+    )
+    pipeline = Pipeline(tmp_path, {"metadata": str(tmp_path / "in")}, steps)
+    assert pipeline.where(run={"engine": "local"}).run().exit_code == 0
+    counts = {"fox": 3, "owl": 2, "red": 2}
+    weights = [np.mean([1 / counts[e] for e in own]) if own else 0.0 for own in matched]
+    own = parse_uids(frame["uid"])
+    drawn = chance.uniform(0, "weighted_sample", own)
+    with np.errstate(divide="ignore"):
+        times = -np.log(drawn) / np.array(weights)
+    said = reasons(pipeline, frame["uid"])
+    assert (said[4], said[5]) == (UNSCORED, "unmatched")
+    assert sorted(np.flatnonzero(pl.Series(said).is_null())) == sorted(np.argsort(times)[:3])
 
 
 def test_check_says_what_is_wrong(tmp_path):

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import real_pictures
 import word_lists
 
-CAPTIONS, ROUNDS, BRUTE = 100_000, 5, 40
+CAPTIONS, ROUNDS, BRUTE = 100_000, 5, 20
 LENGTHS = (24, 48, 200)
 
 
@@ -128,7 +128,9 @@ def compare(length: int, others: Automata, matcher: Matcher, count: int) -> None
 
 def stages(length: int, matcher: Matcher) -> None:
     """Where a chunk's time goes, in ns for each caption: the best of many."""
-    column = pl.Series(captions_of(length, matching.CHUNK))
+    whole = _spacing.texts_of(pl.Series(captions_of(length, matching.CHUNK)))
+    _, texts = next(whole.chunks(matching.CHUNK, matching.CHUNK_BYTES))
+    column = pl.Series(captions_of(length, len(texts.ends)))
 
     def timed(name: str, action: Callable[[], Any]) -> Any:
         best = float("inf")
@@ -140,7 +142,7 @@ def stages(length: int, matcher: Matcher) -> None:
         return found
 
     sys.stdout.write(f"\nstages, captions of {length}\n")
-    texts = timed("bytes of a column", lambda: _spacing.texts_of(column))
+    timed("bytes of a column", lambda: _spacing.texts_of(column))
     tokens = timed("tokens and their first words", lambda: _spacing.tokens_of(texts))
     trie = matcher._trie
     timed("look-up of all first words", lambda: trie.first.find(tokens.words[:-1]))
