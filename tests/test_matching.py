@@ -223,3 +223,15 @@ def test_the_order_of_entries_changes_only_their_ids():
         [7 - number for number in reversed(found)] for found in matched(captions, entries[::-1])
     ]
     assert reversed_ids == matched(captions, entries)
+
+
+@pytest.mark.parametrize(("rows", "ids"), [(1, 1), (8192, 2**19), (8193, 2**19), (2**20, 2**31)])
+def test_pairs_sort_by_row_then_by_id_whatever_their_width(rows, ids):
+    rng = np.random.default_rng(rows)
+    row = rng.integers(0, rows, 500)
+    number = np.append(rng.integers(0, ids, 498), [0, ids - 1])
+    pairs = matching._Pairs(rows, ids)
+    found = pairs.settled([pairs.of(row, number), pairs.of(row[:100], number[:100])])
+    assert found[1].dtype == np.uint32
+    expected = sorted(set(zip(row.tolist(), number.tolist(), strict=True)))
+    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected

@@ -100,6 +100,11 @@ class AnyOf(BaseModel):
     copies: Literal["max", "sum"] = Field("max", description="copies of what several filters keep")
     steps: tuple[SerializeAsAny[Filter], ...] = Field(min_length=1, description="the filters")
 
+    @property
+    def makes_copies(self) -> bool:
+        """Whether copies may exceed 1."""
+        return self.copies == "sum" or any(child.makes_copies for child in self.steps)
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Step: TypeAlias = Filter | Feature | Download | Write | AnyOf

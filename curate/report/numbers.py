@@ -17,7 +17,7 @@ from curate.compiled import Compiled, is_filter
 from curate.downloads.download import Download
 from curate.features import Feature, FittedFeature
 from curate.fitted import fit_record
-from curate.pipeline_file.schema import AnyOf, Source, Step
+from curate.pipeline_file.schema import Source, Step
 from curate.report.facts import Facts, Look, kind, looks, plain, public, stops
 from curate.runner import Runner, fold
 from curate.step import fingerprint
@@ -189,15 +189,9 @@ def _tables(said: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def _copies(facts: Facts, index: int, kept: int) -> int | None:
     """Copies of the rows that a step kept; None where later removals hide how many there were."""
-    if not any(_makes_copies(step) for step in facts.plan.steps[: index + 1]):
+    if not any(getattr(step, "makes_copies", False) for step in facts.plan.steps[: index + 1]):
         return kept
     return int(facts.counts["copies"].sum()) if kept == _rows(_still_in(facts)) else None
-
-
-def _makes_copies(step: Step) -> bool:
-    if isinstance(step, AnyOf):
-        return step.copies == "sum" or any(_makes_copies(child) for child in step.steps)
-    return bool(getattr(step, "makes_copies", False))
 
 
 @dataclass(frozen=True)
