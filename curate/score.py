@@ -215,6 +215,9 @@ class _Lane:
     def _scalar(self, name: str, dtype: str, rows: np.ndarray) -> pl.Series:
         kind = POLARS[dtype]
         parts = [pl.Series(name, columns.scalars[name], dtype=kind) for _, columns in self._done]
+        if np.array_equal(rows, np.arange(self._frame.height)):  # everybody, in order: no join
+            whole = pl.concat(parts)
+            return whole.fill_nan(None) if kind.is_float() else whole
         scored = pl.DataFrame({"row": pl.Series(rows), name: pl.concat(parts)})
         all_rows = pl.DataFrame({"row": pl.int_range(self._frame.height, eager=True)})
         values = all_rows.join(scored, on="row", how="left", maintain_order="left")[name]
