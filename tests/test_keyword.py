@@ -159,6 +159,7 @@ def test_ten_thousand_phrases_and_words_with_signs_find_what_a_set_finds():
     assert reasons([long_words[7] + "!", "long"], any_of=long_words) == [None, NONE]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_captions_against_a_loop():
     real_pictures.fetch_or_skip()
