@@ -17,8 +17,7 @@ from curate import fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled, is_scorer, pool_children
 from curate.decide import States
-from curate.errors import WorkInUse
-from curate.errors import ConfigError
+from curate.errors import ConfigError, WorkInUse
 from curate.groups import Grouping, grouping
 from curate.learnt import learnt
 from curate.lease import Lease, held
