@@ -113,7 +113,9 @@ def _any_of(plan: Compiled, step: AnyOf, batch: Batch, states: States) -> Verdic
     ).with_columns(_gone=pl.Series(copies == 0))
     names = [child.name for child in step.steps]
     joined = pl.when("_gone").then(pl.concat_str(names, separator=" ", ignore_nulls=True))
-    return Verdict(copies.astype(np.uint32), reasons.select(reason=joined).to_series())
+    why = [verdict.because for verdict in said if verdict.because is not None]
+    because = pl.select(pl.coalesce(why)).to_series() if why else None
+    return Verdict(copies.astype(np.uint32), reasons.select(reason=joined).to_series(), because)
 
 
 def presence(plan: Compiled, step: Step, span: Span, rows: np.ndarray) -> Verdict:

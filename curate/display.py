@@ -151,8 +151,9 @@ def summary(report: dict[str, Any], work: str) -> str:
             f"{step['name']:<{width}}  {step['in']:>12,}  {step['kept']:>12,}  {listed or '-'}"
         )
     share = totals["kept"] / totals["rows"] if totals["rows"] else 0.0
+    copies = f", {totals['copies']:,} copies" if totals["copies"] != totals["kept"] else ""
     lines.append(
-        f"{totals['kept']:,} of {totals['rows']:,} samples kept ({share:.1%}); "
+        f"{totals['kept']:,} of {totals['rows']:,} samples kept ({share:.1%}){copies}; "
         f"report: {work}/report/index.html, subset: {work}/subset.npy"
     )
     if totals["lost"]:

@@ -214,7 +214,11 @@ def _throw_away(plan: Compiled, step: Step) -> None:
     storage.remove(storage.join(plan.work, "state"))  # verdicts rest on the values
     if isinstance(step, Download):
         storage.remove(storage.join(plan.work, step.name))
-    storage.remove(_folder(plan, step))
+    folder = _folder(plan, step)
+    for name in (*storage.folders(folder), *storage.names(folder)):
+        if name != "recipe.json":  # goes last: columns without their recipe would pass for others
+            storage.remove(storage.join(folder, name))
+    storage.remove(folder)
 
 
 def reads(plan: Compiled, step: Step) -> set[str]:

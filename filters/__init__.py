@@ -115,7 +115,6 @@ class Filter(BaseModel):
     example: ClassVar[str] = "{}"  # its YAML value; the README shows it, the contract tests try it
     shorthand: ClassVar[str] = ""  # the field that a bare YAML value stands for
     makes_copies: ClassVar[bool] = False  # whether copies may exceed 1
-    balances: ClassVar[bool] = False  # whether it counts kinds, which duplicates would distort
     removes_duplicates: ClassVar[bool] = False  # whether of samples that are alike one stays
 
     name: str = ""  # the step's name: its kind unless given
@@ -139,6 +138,10 @@ class Filter(BaseModel):
     def needs(self) -> tuple[str, ...]:
         """The columns it reads, once bound."""
         raise NotImplementedError  # the contract: every filter says so itself
+
+    def balances(self) -> bool:
+        """Whether it counts kinds of samples, which duplicates would distort."""
+        return False
 
     def learnt(self) -> tuple[str, ...]:
         """What it reads that earlier steps learnt or were given: `concepts.codes`."""

@@ -91,10 +91,7 @@ def recipe_of(words: Words) -> Any:
     if not isinstance(words, FromFile):
         return words
     lines = "\n".join(lists_of(words)[""])
-    return {
-        "file": Path(words.file).name,
-        "words_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-    }
+    return {"words_sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def problems_of(words: Words, spelling: Spelling) -> Iterator[str]:

@@ -52,7 +52,6 @@ class BalancedBy(QuotaFilter):
     """
 
     example = "{column: url, part: domain, cap: 1000}"
-    balances = True
 
     column: str = Field(description="the column whose values are the groups")
     part: Literal["domain"] | None = Field(
@@ -112,6 +111,9 @@ class BalancedBy(QuotaFilter):
             raise Unbound(
                 f"{self.column} holds {held}: groups are by text, whole numbers or true/false"
             )
+
+    def balances(self) -> bool:
+        return True
 
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([self.column, *columns_of(self.choice)]))

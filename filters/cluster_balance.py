@@ -31,7 +31,6 @@ class ClusterBalance(QuotaFilter):
     """
 
     example = "{clusters: coarse, keep: 0.5}"
-    balances = True
 
     clusters: str | None = Field(None, description="the `clusters` step; the only one if absent")
     keep: float | None = Field(None, gt=0, le=1, description="share of the rows that stays")
@@ -48,6 +47,9 @@ class ClusterBalance(QuotaFilter):
     def bind(self, available: Available) -> Filter:
         step = step_with(available, ("cluster", "distance"), self.clusters, "clusters")
         return self.model_copy(update={"clusters": step})
+
+    def balances(self) -> bool:
+        return True
 
     def needs(self) -> tuple[str, ...]:
         fields = ("cluster",) if self.choice == "random" else ("cluster", "distance")

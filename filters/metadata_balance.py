@@ -53,7 +53,6 @@ class MetadataBalance(PoolFilter):
     """
 
     example = "{t: 20000}"
-    balances = True
 
     concepts: str | tuple[str, ...] | None = Field(
         None, description="the `concepts` step, or several; the only one if absent"
@@ -75,6 +74,8 @@ class MetadataBalance(PoolFilter):
         found = [] if len(given) == 1 else ["give one of t, fraction and count"]
         if self.tail_share_of is not None and self.t is None:
             found.append("tail_share_of goes with t: it is the t of that language")
+        if self.concepts == () or len(set(self._steps)) < len(self._steps):
+            found.append("concepts: name at least one step, and each once")
         if self.texts == "one" and len(self._steps) < 2:
             found.append("`texts: one` draws among several captions: name their `concepts` steps")
         return found
@@ -105,6 +106,9 @@ class MetadataBalance(PoolFilter):
         if self.concepts is None or isinstance(self.concepts, str):
             return (self.concepts,) if self.concepts else ()
         return self.concepts
+
+    def balances(self) -> bool:
+        return True
 
     def needs(self) -> tuple[str, ...]:
         return tuple(f"{step}.entries" for step in self._steps)

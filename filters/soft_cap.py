@@ -20,6 +20,9 @@ from filters._top import exact_share
 _BATCHES = 1280  # FLYT's: 128 million draws by 100,000
 
 
+_LARGEST = 1e7  # of a logit: a draw must still change it, in float64
+
+
 class SoftCap(Draws):
     """Draws samples in batches, by the softmax of their scores, each draw lowering a score.
 
@@ -27,15 +30,17 @@ class SoftCap(Draws):
     samples, drawn with odds e^z; each of them then loses `alpha` of its z (0.15: odds times 0.861),
     and the next batch is drawn, until there are exactly `draws` copies; of the last batch the first
     count. The scale of the scores decides how often the best repeat: FLYT's are logits as they are.
+    Scores beyond 1e7 are an error.
 
     Here it is done in one pass, each sample by random numbers of its own: drawing without replacing
     is a race of exponential waits, and the time that each batch takes is solved once from a
     histogram of the scores, as the mean over samples. That is as exact as batches are large; in
-    batches of 1 it is exact. The total is exact, ties go to the smaller uid, and more `draws` take
+    batches of 1 it is exact; in others the best may come once more than there are batches. The
+    total is exact, ties go to the smaller uid, and more `draws` take
     no copy away as long as the batch is the same.
 
-    Samples without a score are `unscored`, those that are not drawn `not_drawn`; an infinite score
-    is an error, and so is a batch of more samples than there are.
+    Samples without a score are `unscored`, those that are not drawn `not_drawn`; a batch
+    of more samples than there are is an error.
     """
 
     example = "{column: clip.similarity, draws_fraction: 0.5, temperature: 0.1}"
@@ -78,14 +83,13 @@ class SoftCap(Draws):
         scores = numbers(batch, self.needs()[0])
         with np.errstate(over="ignore"):  # of a score that is too large for so small a temperature
             z = scores / self.temperature
-        infinite = np.isinf(z)
-        return Weights(z, scores, infinite)
+        return Weights(z, scores, np.abs(z) > _LARGEST)
 
     def refusal(self, uid: str, value: float) -> str:
         return (
             f"the score {self.column} of {uid} is {value}, and divided by the temperature "
-            f"{self.temperature} it is infinite: remove such rows before, by "
-            f'`- where: "{self.column} between -1e6 and 1e6"`, say'
+            f"{self.temperature} it is beyond {_LARGEST:g}, which is no logit: remove such rows "
+            f'before, by `- where: "{self.column} between -1e6 and 1e6"`, say'
         )
 
     def lost_by_a_draw(self) -> float:

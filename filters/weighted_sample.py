@@ -44,7 +44,7 @@ class WeightedSample(Filter):
     N^(alpha - 1), N being the samples of an entry; or s^(alpha - 1) for a cluster of s, so that a
     cluster is drawn in proportion to s^alpha. N and s are counted over the rows at this step.
 
-    A missing weight is `unscored`, a weight of 0 `zero_weight`, no entry `unmatched`, the rest
+    A missing weight is `unscored`, a value of 0 `zero_weight`, no entry `unmatched`, the rest
     `not_drawn`. A weight that is negative or infinite is an error, and so are zeros alone.
     """
 
@@ -59,7 +59,7 @@ class WeightedSample(Filter):
     at_most: int | None = Field(
         None, ge=1, description="with replacement: a sample of more copies goes altogether"
     )
-    power: float = Field(1.0, description="exponent of the column")
+    power: float = Field(1.0, ge=-100, le=100, description="exponent of the column")
     alpha: float | None = Field(
         None, description="with concepts or cluster: 1 takes them as they are, 0 makes them even"
     )
@@ -79,6 +79,9 @@ class WeightedSample(Filter):
         if not self.replacement and self.at_most is not None:
             found.append("at_most goes with `replacement: true`: else a sample comes once")
         return [*found, *self._problems_of_exponents()]
+
+    def balances(self) -> bool:
+        return self.column is None
 
     def _problems_of_exponents(self) -> list[str]:
         found = []

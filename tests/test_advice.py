@@ -40,3 +40,16 @@ def test_check_plan_and_run_say_it_and_go_on(tmp_path, capsys):
         with pytest.raises(SystemExit, match="0"):
             main([command, file])
         assert f"warning: exact_duplicates {LATE}" in capsys.readouterr().err
+
+
+def test_kinds_are_counted_inside_any_of_and_by_weights_too(tmp_path):
+    same = {"exact_duplicates": {"by": ["caption"]}}
+    cluster = {"weighted_sample": {"cluster": "number", "alpha": 0.5, "count": 1}}
+    listed = tmp_path / "entries.txt"
+    listed.write_text("a\n")
+    inside = {"any_of": {"steps": [{"metadata_balance": {"t": 5}}, {"caption": {"min_words": 9}}]}}
+    concepts = {"concepts": {"entries": str(listed)}}
+    assert "balanced with them" in said(pipeline(tmp_path, concepts, inside, same))[0]
+    assert "'weighted_sample' balanced" in said(pipeline(tmp_path, cluster, same))[0]
+    plain = {"weighted_sample": {"column": "number", "count": 1}}
+    assert said(pipeline(tmp_path, plain, same)) == []

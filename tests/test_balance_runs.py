@@ -1,6 +1,7 @@
 """Real captions matched, counted and balanced by whole runs: any sharding, runner, t and sweep."""
 
 import json
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 import real_pictures
 from tiny_pool import Pipeline, digests, fates, ledger_of
 
+from curate import storage
+from curate.errors import ConfigError, RecipeChanged
+from curate.features.concepts import Concepts
+from curate.pipeline import Options
 from curate.sweep.command import Options as SweepOptions
 from curate.sweep.command import sweep
 from filters.metadata_balance import MetadataBalance
@@ -122,3 +127,54 @@ def test_a_sweep_over_t_keeps_what_runs_keep(pipeline):
         pipeline.run(f"steps.metadata_balance.t={t}")
         own = np.load(f"{swept.folder}/{t}.npy")
         assert (own == np.load(pipeline.work / "subset.npy")).all()
+
+
+def test_a_renamed_list_is_the_same_list(pipeline, entries, tmp_path):
+    pipeline.run()
+    there = tmp_path / "renamed.txt"
+    there.write_bytes(entries.read_bytes())
+    assert pipeline.run(f"steps.concepts.entries={there}").reused == "everything"
+
+
+def test_a_list_that_is_replaced_while_workers_start_is_noticed(entries, tmp_path):
+    there = tmp_path / "entries.txt"
+    there.write_bytes(entries.read_bytes())
+    feature = Concepts(entries=str(there))
+    travelling = pickle.dumps(feature)
+    there.write_text("another\n")
+    with pytest.raises(ConfigError, match="is another list than when the run began"):
+        pickle.loads(travelling).open("cpu")
+
+
+def test_what_is_thrown_away_leaves_no_column_without_its_recipe(pipeline, entries, monkeypatch):
+    pipeline.run()
+    entries = entries.with_name("other.txt")
+    entries.write_text("computer\n")
+    removed = []
+    real = storage.remove
+
+    def until_the_folder(url):
+        if url.endswith("features/concepts"):
+            raise KeyboardInterrupt
+        removed.append(url)
+        real(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", until_the_folder)
+        with pytest.raises(KeyboardInterrupt):
+            other = f"steps.concepts.entries={entries}"
+            pipeline.run(other, options=Options(recompute=("concepts",)))
+    assert not list((pipeline.work / "features" / "concepts").rglob("*.parquet"))
+    with pytest.raises(RecipeChanged, match=r"recipe\.entries"):
+        pipeline.run(other)
+    assert pipeline.run(other, options=Options(recompute=("concepts",))).exit_code == 0
+
+
+def test_any_of_says_by_which_entry_one_stays(pipeline):
+    both = [{"metadata_balance": {"t": 3}}, {"random_sample": {"count": 5}}]
+    pipeline = pipeline.where(steps=[pipeline.steps[0], {"any_of": {"steps": both}}])
+    pipeline.run()
+    ledger = ledger_of(pipeline.work)
+    kept = ledger.filter(pl.col("fate") == "kept")
+    assert kept["because"].null_count() <= 5
+    assert ledger.filter(pl.col("fate") == "removed")["because"].null_count() > 0

@@ -135,7 +135,7 @@ def check(section: dict, again: Recount) -> None:
         assert said["matched"] == sum(bool(own) for _, _, own in rows)
         assert said["unscored"] == sum(text is None for _, text, _ in rows)
         assert said["samples"] == said["matched"] + said["unscored"] + said["unmatched"]
-        assert said["unmatched_share"] == ratio(said["unmatched"], len(rows))
+        assert said["unmatched_share"] == ratio(said["unmatched"], len(rows) - said["unscored"])
         assert said["matches"] == sum(counts)
         assert said["entries_hit"] == sum(count > 0 for count in counts)
         top = sorted(counts)[-max(1, len(order) // 100) :] if order else []

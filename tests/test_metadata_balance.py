@@ -297,6 +297,8 @@ def test_nobody_matches_anything(lists):
         ({"t": 5, "count": 5}, "give one of"),
         ({"count": 5, "tail_share_of": "en"}, "tail_share_of goes with t"),
         ({"t": 5, "texts": "one"}, "name their `concepts` steps"),
+        ({"t": 5, "concepts": ()}, "name at least one step, and each once"),
+        ({"t": 5, "concepts": ("a", "a"), "texts": "one"}, "name at least one step, and each once"),
     ],
 )
 def test_what_is_wrong_is_said(fields, said):

@@ -291,7 +291,7 @@ def test_who_has_no_score_is_unscored_and_who_is_not_drawn_is_told():
     assert (shown.columns, shown.scores) == (("mix.score",), ("mix.score",))
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e308, -2e7])
 def test_an_infinite_score_is_refused_by_its_uid(value):
     scores = np.array([1.0, value, 2.0, value])
     first = min(f"{a:016x}{b:016x}" for a, b in uids_of(4)[[1, 3]].tolist())

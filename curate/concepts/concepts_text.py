@@ -35,6 +35,7 @@ def _section(whole: Json) -> list[str]:
     return [
         f"{section['step']}: {listed['entries']:,} entries ({sources}{languages}), "
         f"list {listed['digest'][:12]}",
+        *_unlikely(listed["hardly_match"]),
         *_stages(section),
         "",
         *_head(section),
@@ -43,6 +44,12 @@ def _section(whole: Json) -> list[str]:
         *_balances(section),
         *_vanished(section, stages),
     ]
+
+
+def _unlikely(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"  {count:,} of them can hardly match: a sign inside a word, or a blank at an end"]
 
 
 def _without_languages(section: Json) -> Json:
@@ -74,7 +81,9 @@ def _stages(section: Json) -> list[str]:
         rows.append(["... copies counted", *counts, "", "", "", ""])
     names = ["samples", "unmatched", "matches", "entries hit", "top 1 %", "tail", "tail samples"]
     without = section["stages"][0]["unscored"]
-    said = f"; {without:,} samples have no caption" if without else ""
+    said = (
+        f"; {without:,} samples were not matched: no caption, language or list" if without else ""
+    )
     return [
         *_table(["", *names], rows),
         f"  top 1 %, tail: their share of all matches; the tail is {tail['entries']:,} entries "
@@ -117,9 +126,9 @@ def _balances(section: Json) -> Iterator[str]:
         t = (
             "none: all stay"
             if low is None
-            else f"{low:,}"
+            else f"{low:,.6g}"
             if low == high
-            else f"{low:,} to {high:,}"
+            else f"{low:,.6g} to {high:,.6g}"
         )
         head, kept = own["head"], own["kept"]
         before, after = (_percent(one) for one in head["match_share"])

@@ -23,6 +23,12 @@ _SIGN = f"[{SIGNS}]"
 _IMPOSSIBLE = rf"[{BLANKS}]|[^ ]{_SIGN}|{_SIGN}[^ ]|{_SIGN} {_SIGN}"
 
 
+def hardly_match(entries: pl.Series) -> np.ndarray:
+    """[E] bool: entries that no caption can match, as a sign stands in a word (`U.S.`) or there is
+    a tab; and those with a blank at an end, which match beside two blanks alone."""
+    return entries.str.contains(rf"{_IMPOSSIBLE}|^ | $").to_numpy()
+
+
 class Matcher:
     """E entries, ready to be looked for in any captions.
 

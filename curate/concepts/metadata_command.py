@@ -14,6 +14,8 @@ import typer
 from curate.errors import ConfigError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from curate.concepts.build import Account, Built
 
 MOST_LANGUAGES = 12  # of which the table shows each
@@ -142,6 +144,20 @@ def account_lines(out: str, built: Built) -> Iterator[str]:
         groups.setdefault((many or account.language or "-", account.source), []).append(account)
     for (language, source), accounts in groups.items():
         yield _row(language, source, accounts)
+    yield from unlikely_lines(built.entries.entries)
+
+
+def unlikely_lines(entries: pl.Series) -> Iterator[str]:
+    """What is said of entries that hardly a caption can match."""
+    from curate.concepts.matching import hardly_match
+
+    found = entries.gather(hardly_match(entries).nonzero()[0])
+    if len(found):
+        named = ", ".join(repr(entry) for entry in found.head(3))
+        yield (
+            f"{len(found):,} entries can hardly match, for a sign inside a word or a blank at an "
+            f"end: {named}" + (", ..." if len(found) > 3 else "")
+        )
 
 
 def _row(language: str, source: str, accounts: Sequence[Account]) -> str:

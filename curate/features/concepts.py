@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -37,11 +36,12 @@ class Concepts(Feature):
     `, . ; : ? ! ``, tabs and line ends become blanks, and an entry matches where it stands between
     two blanks. Case counts; blanks are neither taken off nor merged. The rule `metaclip2`
     (2507.22062) takes white space off the caption's ends and asks for no blank on a side of an
-    entry that is a Chinese, Japanese, Korean, Thai, Lao, Burmese, Khmer or Tibetan character or a
+    entry that is a Chinese, Japanese, Thai, Lao, Burmese, Khmer or Tibetan character or a
     punctuation mark.
 
     With `language: language.code` a caption is matched against the entries of its language alone:
-    the list's language of that code, whatever the script, else its `other`.
+    the list's language of that code, whatever the script, else its `other`; the column
+    `concepts.language` says which list that was.
     """
 
     version: ClassVar[int] = 1
@@ -55,7 +55,11 @@ class Concepts(Feature):
     )
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Without the list: each worker reads it, instead of getting it with each task."""
+        """Without the list: each worker reads it, instead of getting it with each task.
+
+        Its digest goes along, so that a file that was replaced meanwhile is noticed.
+        """
+        assert self._digest
         state = super().__getstate__()
         inside = {key: value for key, value in state["__dict__"].items() if key != "_list"}
         return {**state, "__dict__": inside}
@@ -92,8 +96,7 @@ class Concepts(Feature):
         """The list by its content."""
         if problems := self.problems():
             raise ConfigError(problems[0])
-        name = PurePosixPath(self.entries).name
-        return {"entries": {"name": name, "count": len(self._list), "sha256": self._list.digest}}
+        return {"entries": {"count": len(self._list), "sha256": self._digest}}
 
     def keeps(self, folder: str) -> None:
         """The list as parquet, and a hash of each entry's text."""
@@ -122,6 +125,10 @@ class Concepts(Feature):
         from curate.concepts.matching import Matcher
 
         whole = self._list
+        if whole.digest != self._digest:  # a worker's own look at the file
+            raise ConfigError(
+                f"{self.entries} is another list than when the run began: leave it alone meanwhile"
+            )
         if self.language is None:
             return ConceptsScorer(Matcher(whole.entries, self.rule), self.of)
         return ByLanguageScorer(whole, self)
@@ -129,6 +136,10 @@ class Concepts(Feature):
     @cached_property
     def _list(self) -> EntryList:
         return read_entries(self.entries)
+
+    @cached_property
+    def _digest(self) -> str:
+        return self._list.digest
 
     def _files(self) -> tuple[str, str]:
         """The names of what `keeps` leaves."""

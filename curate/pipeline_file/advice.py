@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curate.pipeline_file.schema import Config
+from curate.pipeline_file.schema import AnyOf, Config
 from filters import Filter
 
 
@@ -11,13 +11,16 @@ def advice(config: Config) -> list[str]:
     found = []
     balanced: str | None = None
     for step in config.steps:
-        if not isinstance(step, Filter):
-            continue
-        if balanced is not None and step.removes_duplicates:
-            found.append(
-                f"{step.name} removes duplicates after {balanced!r} balanced with them: what is "
-                f"frequent was counted with its duplicates in. Move {step.name} before {balanced}"
-            )
-        if step.balances:
+        filters = step.steps if isinstance(step, AnyOf) else (step,)
+        for one in filters:
+            if not isinstance(one, Filter):
+                continue
+            if balanced is not None and one.removes_duplicates:
+                found.append(
+                    f"{one.name} removes duplicates after {balanced!r} balanced with them: what is "
+                    f"frequent was counted with its duplicates in. Move {one.name} before "
+                    f"{balanced}"
+                )
+        if any(isinstance(one, Filter) and one.balances() for one in filters):
             balanced = step.name
     return found

@@ -92,7 +92,9 @@ class Counted:
     copies: np.ndarray  # [E] int64: the same at the end, copies counted
     samples: np.ndarray  # [K] int64
     matched: np.ndarray  # [K] int64: samples with an entry
-    unscored: np.ndarray  # [K] int64: samples without a caption
+    unscored: (
+        np.ndarray
+    )  # [K] int64: samples that were not matched with the list: no caption, language, list
     total_copies: int
     drawn: tuple[int, ...]  # of each Draw, times ONE
 

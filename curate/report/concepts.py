@@ -10,6 +10,7 @@ import polars as pl
 
 from curate import columns, storage
 from curate.concepts.entry_list import EntryList, of_frame
+from curate.concepts.matching import hardly_match
 from curate.parquet import read_parquet, write_parquet
 from curate.report.balances import balances, balances_of
 from curate.report.concept_counts import (
@@ -62,6 +63,7 @@ def _section(facts: Facts, track: Track, runner: Runner) -> dict[str, Any]:
             "entries": len(listed),
             "digest": facts.plan.recipes[track.step]["entries"]["sha256"],
             "sources": _tally(listed.source),
+            "hardly_match": int(hardly_match(listed.entries).sum()),
             "languages": _tally(listed.language.filter(listed.language != "")),
         },
         "stages": [_stage(counted, number, name) for number, name in enumerate(names)],
@@ -138,7 +140,7 @@ def _stage(counted: Counted, number: int, name: str) -> dict[str, Any]:
         "matched": matched,
         "unscored": unscored,
         "unmatched": samples - matched - unscored,
-        "unmatched_share": share(samples - matched - unscored, samples),
+        "unmatched_share": share(samples - matched - unscored, samples - unscored),
         "matches": matches,
         "entries_hit": int(np.count_nonzero(own)),
         "top_share": share(counted.descending(number)[:top].sum(), matches),
