@@ -83,7 +83,8 @@ class SoftCap(Draws):
         scores = numbers(batch, self.needs()[0])
         with np.errstate(over="ignore"):  # of a score that is too large for so small a temperature
             z = scores / self.temperature
-        return Weights(z, scores, np.abs(z) > _LARGEST)
+        beyond = np.abs(z) > _LARGEST
+        return Weights(np.where(beyond, np.inf, z), scores, beyond)
 
     def refusal(self, uid: str, value: float) -> str:
         return (
