@@ -201,8 +201,8 @@ def concepts(  # noqa: PLR0913 - one parameter is one option of the command
     """Say how often a finished run's concepts occur, before and after each step."""
     import json
 
-    from curate.concepts.concepts_command import Asked, answer
-    from curate.concepts.concepts_text import lines_of
+    from curate.frequencies.command import Asked, answer
+    from curate.frequencies.text import lines_of
     from curate.runner import LocalRunner
 
     found = answer(work, Asked(step, top, classes, wordnet), LocalRunner())

@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.concepts.class_names import (
+from curate.errors import ConfigError, StorageError
+from curate.frequencies.class_names import (
     ClassNames,
     imagenet,
     read_classes,
     vocabulary,
     words_of,
 )
-from curate.concepts.word_forms import Lexicon, forms, open_lexicon
-from curate.errors import ConfigError, StorageError
+from curate.frequencies.word_forms import Lexicon, forms, open_lexicon
 
 RULES = Lexicon()
 
@@ -185,8 +185,8 @@ def test_imagenet_has_a_thousand_classes_with_names_of_their_own():
 
 def test_neither_names_nor_frequencies_import_torch():
     code = (
-        "import sys; from curate.concepts.class_names import imagenet; imagenet();"
-        "import curate.concepts.concepts_command, curate.concepts.concepts_text;"
+        "import sys; from curate.frequencies.class_names import imagenet; imagenet();"
+        "import curate.frequencies.command, curate.frequencies.text;"
         "print(sorted({'torch', 'open_clip', 'ray', 'scipy', 'faiss'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,11 +14,11 @@ from metadata_pool import uid
 from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
-from curate.concepts.class_names import imagenet
-from curate.concepts.concepts_command import Asked, answer
-from curate.concepts.concepts_text import lines_of
-from curate.concepts.word_forms import Lexicon, forms
 from curate.errors import ConfigError, CurateError
+from curate.frequencies.class_names import imagenet
+from curate.frequencies.command import Asked, answer
+from curate.frequencies.text import lines_of
+from curate.frequencies.word_forms import Lexicon, forms
 from curate.runner import LocalRunner
 from curate.sample import make_uids
 

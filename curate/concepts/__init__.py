@@ -1,1 +1,1 @@
-"""Concepts: lists of entries, matched against captions and counted."""
+"""Concepts: lists of entries, made, read, and matched with captions."""

@@ -21,9 +21,9 @@ from pathlib import Path
 import polars as pl
 
 from curate import columns
-from curate.concepts.concepts_command import Asked, answer
 from curate.concepts.entry_list import read_entries
 from curate.concepts.matching import Matcher
+from curate.frequencies.command import Asked, answer
 from curate.report import Facts
 from curate.report.concepts import concepts
 from curate.runner import LocalRunner

@@ -10,10 +10,10 @@ import polars as pl
 
 from curate import columns, storage
 from curate.columns import Span
-from curate.concepts.class_names import Vocabulary, words_of
 from curate.concepts.matching import Matcher
 from curate.errors import ConfigError
 from curate.fates import START
+from curate.frequencies.class_names import Vocabulary, words_of
 from curate.ledger import ledger_file
 from curate.parquet import head, read_parquet
 from curate.pipeline_file.config import LIMIT

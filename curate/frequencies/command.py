@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from curate import storage
-from curate.concepts.class_names import ClassNames, Vocabulary, read_classes, vocabulary
-from curate.concepts.frequency import Frequencies, class_frequencies
-from curate.concepts.word_forms import open_lexicon
 from curate.errors import ConfigError, did_you_mean
+from curate.frequencies.class_names import ClassNames, Vocabulary, read_classes, vocabulary
+from curate.frequencies.frequency import Frequencies, class_frequencies
+from curate.frequencies.word_forms import open_lexicon
 from curate.parquet import read_parquet
 from curate.report.concepts import counts_file
 from curate.runner import Runner

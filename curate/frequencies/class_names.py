@@ -16,8 +16,8 @@ import polars as pl
 
 from curate import storage
 from curate.concepts.entry_list import decoded
-from curate.concepts.word_forms import Lexicon, forms
 from curate.errors import ConfigError
+from curate.frequencies.word_forms import Lexicon, forms
 
 IMAGENET = "imagenet"  # the 1,000 names that open_clip has
 _BETWEEN = r"[^\p{L}\p{M}\p{N}]+"  # marks belong to letters: vowels of Hindi, accents

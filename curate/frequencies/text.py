@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from curate.concepts.concepts_command import FEW
+from curate.frequencies.command import FEW
 
 Json = dict[str, Any]
 _WIDTH = 100  # of a line of names

@@ -1,0 +1,1 @@
+"""How often concepts and classes occur in a finished run: `curate concepts`."""
