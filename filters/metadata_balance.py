@@ -44,9 +44,10 @@ class MetadataBalance(PoolFilter):
     says by which entry a sample stays: the one that would keep it at the smallest t.
 
     `t` is 20,000 for MetaCLIP's 400 million and 170,000 for its 2.5 billion; or give `fraction` or
-    `count`, and the t that keeps just so many rows is found, ties by uid. With `tail_share_of: en`,
-    t is that of English and each other language gets the t below which lies the same share of its
-    matches (MetaCLIP 2, 2507.22062). Samples that match nothing are `unmatched`.
+    `count`, and the t that keeps just so many rows is found, ties by uid; where fewer match
+    anything, all of these stay. With `tail_share_of: en`, t is that of English and each other
+    language gets the t below which lies the same share of its matches (MetaCLIP 2, 2507.22062).
+    Samples that match nothing are `unmatched`.
 
     Of several captions an image has, each in a `concepts` step of its own, `any` may keep it, once
     (MetaCLIP 1), or only `one`, drawn by uid hash (MetaCLIP 2). Duplicates must be removed before.
@@ -190,15 +191,10 @@ class MetadataBalance(PoolFilter):
     def _decided(self, known: State, languages: pl.Series | None) -> State:
         """The state once everything is counted: its t, or the search for one."""
         if self.t is None:
-            return {**known, "cut": self._search(known)}
+            wanted = self.count or exact_share(self.fraction or 0.0, known["rows"])
+            own = max(0, wanted - known["unmatched"]) if self.unmatched == "keep" else wanted
+            return {**known, "wanted": wanted, "cut": _radix.search(own, known["rows"])}
         return {**known, **self._with_t(known["counts"], languages)}
-
-    def _search(self, known: State) -> _radix.Cut:
-        """Look for the threshold that keeps so many, those without entries among them."""
-        wanted = self.count or exact_share(self.fraction or 0.0, known["rows"])
-        if self.unmatched == "keep":
-            wanted = max(0, wanted - known["unmatched"])
-        return _radix.search(wanted, known["rows"])
 
     def _with_t(self, counts: np.ndarray, languages: pl.Series | None) -> State:
         assert self.t is not None
