@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -135,7 +135,7 @@ class Concepts(Feature):
 
     @cached_property
     def _list(self) -> EntryList:
-        return read_entries(self.entries)
+        return _read(self.entries, storage.entry(self.entries))
 
     @cached_property
     def _digest(self) -> str:
@@ -145,6 +145,13 @@ class Concepts(Feature):
         """The names of what `keeps` leaves."""
         start = self._list.digest[:12]
         return f"{_CODES}{start}.npy", f"{_KEPT}{start}.parquet"
+
+
+@lru_cache(maxsize=2)
+def _read(path: str, entry: storage.Entry) -> EntryList:
+    """The list, read once for as long as its file stays as it is: a command compiles repeatedly."""
+    del entry
+    return read_entries(path)
 
 
 def _codes(entries: pl.Series) -> np.ndarray:
