@@ -356,7 +356,16 @@ def _committing_object(url: str) -> Iterator[IO[bytes]]:
             done = True
         finally:
             if not done:
-                handle.discard()
+                _abandon(handle)
+
+
+def _abandon(handle: Any) -> None:
+    """Give an upload up for good: the finaliser of a file that is merely discarded would begin
+    another one, in whatever runs then, and wait for a store that may be gone."""
+    try:
+        handle.discard()
+    finally:
+        handle.closed = True
 
 
 def sweep(folder: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import s3fs
 from object_store import object_store
 
 from curate import lease, storage
@@ -64,6 +65,25 @@ def test_a_write_that_fails_leaves_the_old_file(root, size):
         handle.write(bytes(size))
         raise Stop
     assert storage.read(url) == b"old"
+
+
+@pytest.mark.parametrize("size", [10, 12 << 20])
+def test_a_write_that_fails_begins_nothing_when_it_is_finalised(bucket, size, monkeypatch):
+    """A finaliser runs anywhere: waiting for a store that is gone, it stopped what ran then."""
+    asked = []
+    real = s3fs.S3FileSystem.call_s3
+
+    def counted(self, method, *arguments, **more):
+        asked.append(method)
+        return real(self, method, *arguments, **more)
+
+    with pytest.raises(Stop), storage.committing(f"{bucket}/abandoned.bin") as handle:
+        handle.write(bytes(size))
+        raise Stop
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", counted)
+    handle.__del__()
+    assert handle.closed
+    assert asked == []
 
 
 def test_nobody_sees_half_a_file(root):
