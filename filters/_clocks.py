@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the step and the finaliser of splitmix64
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)  # (Steele, Lea, Flood 2014)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+from filters._mixing import mixed
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the step of splitmix64 (Steele, Lea, Flood 2014)
 _HALF = 2.0**-54  # half a step of a random number: none is 0 or 1
 _CHUNK = 1 << 16  # rows at a time: their arrays stay in the cache
 _TOGETHER = 6  # draws after which so few rows go on that all chunks are taken together
@@ -174,11 +174,5 @@ def _drawn(now: _Waiting, race: Race, span: tuple[float, float], found: _Found) 
 
 def _exponential(seeds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """[K, M] float64, Exp(1): random numbers of each of [K] seeds, by their [M] numbers."""
-    mixed = _mixed(_mixed(seeds)[:, None] + numbers.astype(np.uint64) * _GAMMA)
-    return -np.log((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 + _HALF)
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return np.asarray(x ^ (x >> np.uint64(31)))
+    drawn = mixed(mixed(seeds.copy())[:, None] + numbers.astype(np.uint64) * _GAMMA)
+    return np.asarray(-np.log((drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53 + _HALF))

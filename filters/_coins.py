@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 
 from filters import Batch, column
+from filters._mixing import mixed
 
 _STEPS = 100  # entries of a sample; of one that has more, they are looked at by themselves
 AT_ONCE = 1 << 18  # pairs of sample and entry; their arrays fit the cache
 NONE = np.iinfo(np.uint32).max  # stands for an entry where there is none
 
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)  # the finaliser of splitmix64 (Steele, Lea, Flood 2014)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+_SPREAD = np.uint64(0xBF58476D1CE4E5B9)  # odd: takes the bits drawn to the upper half as well
 _UNIT = 2.0**-52  # so that the largest coin times a count is below the count, in float64
 
 
@@ -68,12 +68,7 @@ def _flat(lists: pl.Series, unscored: np.ndarray) -> Matches:
 
 def coins(bases: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """[M] float64 in [0, 1), 52 bits each, of [M] uint64 of samples and [M] uint64 of entries."""
-    x = bases ^ codes
-    x ^= x >> np.uint64(30)
-    x *= _MIX_1
-    x ^= x >> np.uint64(27)
-    x *= _MIX_2
-    x ^= x >> np.uint64(31)
+    x = mixed(bases ^ codes)
     x >>= np.uint64(12)
     return np.asarray(x.astype(np.float64) * _UNIT)
 
@@ -81,7 +76,7 @@ def coins(bases: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def bases(batch: Batch) -> np.ndarray:
     """[N] uint64 that coins are made from, by (seed, step, uid)."""
     drawn = (batch.uniform("coin") * 2.0**53).astype(np.uint64)
-    return (drawn << np.uint64(11)) * _MIX_1
+    return (drawn << np.uint64(11)) * _SPREAD
 
 
 def thresholds(

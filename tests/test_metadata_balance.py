@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from curate import chance
 from filters import Batch, Counts, Unbound, structured
 from filters._coins import coins
+from filters._mixing import mixed
 from filters._tails import tails
 from filters.metadata_balance import MetadataBalance
 
@@ -31,7 +32,7 @@ def batch(lists, rows=None, texts=None, seed=0, languages=None):
     count = len(next(iter(by_step.values())))
     rows = np.arange(count) if rows is None else np.asarray(rows)
     uids = np.empty(count, dtype=UID)
-    uids["f0"], uids["f1"] = chance._mix(rows.astype(np.uint64) + np.uint64(7)), rows
+    uids["f0"], uids["f1"] = mixed(rows.astype(np.uint64) + np.uint64(7)), rows
     most = max((max(one) for own in by_step.values() for one in own if one), default=-1)
     texts = texts or [f"entry {n}" for n in range(most + 1)]
     learnt = {

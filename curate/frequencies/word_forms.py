@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curate.errors import ConfigError
+from curate.features._given.wordnet import PLACES
 
 # Files of WordNet: lemmas of nouns, and irregular forms with their lemmas.
 INDEX, EXCEPTIONS = "index.noun", "noun.exc"
-PLACES = (  # where nltk and Debian's wordnet-base put them
-    "~/nltk_data/corpora/wordnet",
-    "/usr/share/nltk_data/corpora/wordnet",
-    "/usr/local/share/nltk_data/corpora/wordnet",
-    "/usr/lib/nltk_data/corpora/wordnet",
-    "/usr/local/lib/nltk_data/corpora/wordnet",
-    "/usr/share/wordnet",
-)
 
 _IRREGULAR: Mapping[str, str] = {
     "man": "men", "woman": "women", "child": "children", "person": "people", "foot": "feet",

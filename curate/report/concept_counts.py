@@ -92,9 +92,7 @@ class Counted:
     copies: np.ndarray  # [E] int64: the same at the end, copies counted
     samples: np.ndarray  # [K] int64
     matched: np.ndarray  # [K] int64: samples with an entry
-    unscored: (
-        np.ndarray
-    )  # [K] int64: samples that were not matched with the list: no caption, language, list
+    unscored: np.ndarray  # [K] int64: samples not looked at: without caption, language or list
     total_copies: int
     drawn: tuple[int, ...]  # of each Draw, times ONE
 
