@@ -23,9 +23,10 @@ from curate.columns import Column, Span
 from curate.pipeline_file.config import load
 from curate.pools.pool import Pool, pool_columns
 from curate.pools.shard_table import SCHEMA, load_table
+from curate.page.render import render
+from curate.page.texts import share, visible
 from curate.report import Facts, write_report
 from curate.report.facts import public
-from curate.report.page import render, share, visible
 from curate.runner import LocalRunner, RayRunner
 from curate.sample import UID, parse_uids
 from curate.subsets.subset import save
@@ -149,8 +150,8 @@ def test_histogram_counts_every_sample_that_reached_the_step(report, fates, name
         ("kept", scored.filter(pl.col("stop") > index)),
         ("removed", scored.filter(pl.col("stop") == index)),
     ):
-        bins = ((rows["score"].to_numpy() - low) / (high - low) * 50).astype(int).clip(max=49)
-        assert histogram[side] == np.bincount(bins, minlength=50).tolist()
+        bins = ((rows["score"].to_numpy() - low) / (high - low) * 200).astype(int).clip(max=199)
+        assert histogram[side] == np.bincount(bins, minlength=200).tolist()
     unscored = reached.height - scored.height
     assert histogram["unscored"] == {"kept": 0, "removed": unscored}
     assert (unscored > 0) == (name == "floor")

@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from curate import storage
+from curate.page.render import render
 from curate.report import numbers
 from curate.report.concepts import concepts
 from curate.report.examples import choose
 from curate.report.facts import Facts
 from curate.report.histogram import draw
-from curate.report.page import render
 from curate.report.pictures import load
 from curate.runner import Runner
 

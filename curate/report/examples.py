@@ -15,6 +15,7 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.fates import Fates
+from curate.page.texts import brief
 from curate.pools.metadata import ARRAY
 from curate.pools.pictures import tars_of
 from curate.pools.whereabouts import part_stem
@@ -314,10 +315,5 @@ def _records(frame: pl.DataFrame, names: Sequence[str], longest: int) -> list[di
         outer, dot, inner = name.partition(".")
         series = frame[outer].struct.field(inner) if dot else frame[outer]
         for record, value in zip(records, series.to_list(), strict=True):
-            record[name] = cut(value, longest) if isinstance(value, str) else plain(value)
+            record[name] = brief(value, longest) if isinstance(value, str) else plain(value)
     return records
-
-
-def cut(text: str, longest: int) -> str:
-    """A text of at most so many characters; an ellipsis stands for the rest."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -16,7 +16,7 @@ from curate.report.facts import Facts, looks, plain, stops
 from curate.runner import Runner, fold
 from filters import column
 
-BINS = 50
+BINS = 200
 _INFINITE, _UNSCORED = BINS, BINS + 1  # what is counted beside the bins
 
 

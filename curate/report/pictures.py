@@ -9,6 +9,7 @@ from typing import Any
 from curate import storage
 from curate.errors import CurateError
 from curate.features import Picture, Unscorable
+from curate.page.render import Place
 from curate.pools.pictures import load_tars
 from curate.report.facts import Facts, public
 from curate.runner import Runner
@@ -17,7 +18,6 @@ from curate.shards.shard import IMAGE_EXTENSIONS, picture, read_samples
 SIDE = 96  # pixels of the longer side
 QUALITY = 80  # of the JPEG: some 3 kB
 
-Place = tuple[int, int]  # shard of the pool, row of the shard
 Job = tuple[str, dict[str, list[Place]]]  # a tar, and who is wanted of it by key
 
 

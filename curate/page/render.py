@@ -1,117 +1,46 @@
-"""report.json -> one self-contained HTML page: no script, nothing fetched, everything escaped."""
+"""report.json -> the page of a report."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Mapping
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curate.report.chart import chart
-from curate.report.examples import cut
-from curate.report.pictures import Place
+from curate.page.charts.scores import curve_chart, histogram_chart
+from curate.page.document import document
+from curate.page.texts import many
 
-BRIEF = 140  # characters of a caption that are shown; the rest is in its title
 REASONS = 200  # rows of the tables of reasons and of damaged shards
 
-# Controls that would move, hide or override the text around them. Marks that scripts need to be
-# read (joiners, left-to-right mark) stay.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
-_BREAKS = re.compile("[\t\n\r\u2028\u2029]+")
+Place = tuple[int, int]  # shard of the pool, row of the shard
 
 
-def render(report: dict[str, Any], pictures: Mapping[Place, str]) -> str:
-    """The page; its numbers come from the report alone.
+def render(
+    report: dict[str, Any],
+    pictures: Mapping[Place, str],
+    timing: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page; its numbers come from report.json alone, but for times and rates.
 
     Args:
         report: As in report.json.
         pictures: {(shard, row): data URI of a small picture}.
+        timing: As in timing.json; without it the page has no times.
     """
-    import jinja2  # 0.06 s, and only a finished run needs it
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        count=count,
-        number=number,
-        visible=visible,
-        brief=brief,
-        parts=_parts,
-        json=_json,
-        listed=_listed,
-    )
-    environment.globals.update(share=share, many=many, chart=chart)
-    template = environment.from_string(_file("page.html.j2"))
-    return template.render(
-        report=report,
-        style=_file("page.css"),
-        notes=notes(report),
-        funnel=funnel(report),
-        reasons=reasons(report),
-        sections=sections(report, pictures),
-        most_reasons=REASONS,
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("curate.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def count(value: int | None) -> str:
-    """12,345."""
-    return "not known" if value is None else f"{value:,}"
-
-
-def number(value: Any) -> str:
-    """Four significant digits of a float; anything else as it is."""
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def many(value: int, noun: str) -> str:
-    """1 shard, 12,345 shards."""
-    return f"{count(value)} {noun}" + ("" if value == 1 else "s")
-
-
-def share(part: int, whole: int) -> str:
-    """12.3 %, never rounded to nothing or to all."""
-    if whole == 0:
-        return "-"
-    percent = 100 * part / whole
-    if 0 < percent < 0.05:
-        return "<0.1 %"
-    if 99.95 <= percent < 100:
-        return ">99.9 %"
-    return f"{percent:.1f} %"
-
-
-def visible(text: str) -> str:
-    """A text on one line, with its control characters written out."""
-    return _CONTROLS.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", _BREAKS.sub(" ", text))
-
-
-def brief(text: str, longest: int = BRIEF) -> str:
-    """The beginning of a long text."""
-    return cut(text, longest)
-
-
-def _parts(name: str) -> list[str]:
-    """The pieces of a column's name between which a line may break."""
-    return re.split(r"(?<=[._])", name)
-
-
-def _json(value: Any) -> str:
-    lines = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
-    return "\n".join(visible(line) for line in lines)
-
-
-def _listed(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The commonest first."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    given = {
+        "report": report,
+        "totals": report["totals"],
+        "timing": list(timing),
+        "pictures": pictures,
+        "notes": notes(report),
+        "funnel": funnel(report),
+        "reasons": reasons(report),
+        "sections": sections(report, pictures),
+        "most_reasons": REASONS,
+        "histogram_chart": histogram_chart,
+        "curve_chart": curve_chart,
+    }
+    return document("report.html.j2", given)
 
 
 def notes(report: dict[str, Any]) -> list[str]:

@@ -1,0 +1,108 @@
+"""A self-contained HTML page: one file, nothing fetched, everything from strangers escaped.
+
+Charts are Vega-Lite, drawn by its own scripts, which the page carries. The policy of the page lets
+those scripts run and no other, by their hashes: what a caption brings along does nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from curate.page import texts
+
+
+class Drawings:
+    """The charts of one page, in the order in which its template asked for them."""
+
+    def __init__(self) -> None:
+        self.specs: list[dict[str, Any]] = []
+
+    def draw(self, chart: Any, about: str) -> Markup:
+        """The place of a chart; it is drawn when it comes into view.
+
+        Args:
+            chart: Of altair. Colours may be `var(--kept)`: those of the page, light or dark.
+            about: What it shows, in words, for who cannot see it.
+        """
+        spec = chart.to_dict()
+        spec.pop("config", None)  # the page's script has one for all
+        self.specs.append(spec)
+        place = Markup('<div class="chart" data-chart="{}" role="img" aria-label="{}"></div>')
+        return place.format(len(self.specs) - 1, about)
+
+
+def document(template: str, given: dict[str, Any]) -> str:
+    """A page from one of this folder's templates.
+
+    Args:
+        template: `report.html.j2`, say. Its head comes from `page.html.j2`.
+        given: What the template reads besides the functions of `texts` and `draw`.
+    """
+    drawings = Drawings()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("curate.page", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=texts.count,
+        number=texts.number,
+        visible=texts.visible,
+        brief=texts.brief,
+        parts=texts.parts,
+        json=texts.as_json,
+        listed=texts.listed,
+        points=texts.points,
+        duration=texts.duration,
+    )
+    environment.globals.update(
+        share=texts.share,
+        many=texts.many,
+        draw=drawings.draw,
+        style=Markup(_file("page.css")),
+    )
+    body = environment.get_template(template).render(given)
+    scripts = [_bundle(), _file("charts.js")] if drawings.specs else []
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
+    head, marker, rest = body.partition("SCRIPT-HASHES")
+    assert marker, f"{template} does not extend page.html.j2"
+    page = head + hashes + rest
+    tail = [f'<script type="application/json" id="charts">{_inert(drawings.specs)}</script>']
+    tail += [f"<script>{script}</script>" for script in scripts]
+    return page.replace("</body>", "\n".join(tail if scripts else []) + "</body>", 1)
+
+
+def _file(name: str) -> str:
+    return resources.files("curate.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _bundle() -> str:
+    """The scripts of Vega, Vega-Lite and Vega-Embed, as one."""
+    import altair
+    import vl_convert
+
+    version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    script = vl_convert.javascript_bundle(None, version)  # type: ignore[arg-type]  # its stub
+    assert "</script" not in script.lower()
+    return script
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _inert(specs: list[dict[str, Any]]) -> str:
+    """JSON that cannot end the element it stands in, nor begin another."""
+    text = json.dumps(specs, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
