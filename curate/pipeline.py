@@ -56,9 +56,10 @@ class Outcome:
 def identity(config: Config, plan: Compiled) -> str:
     """Changes with anything that a result depends on, but for the pool's files."""
     sources = [source.model_dump(mode="json") for source in config.pool]
+    told = [config.report.model_dump(mode="json"), config.published and config.published.kept]
     recipes = [[step.name, plan.recipes[step.name], _kept(step)] for step in plan.steps]
     return fingerprint(
-        [config.name, config.seed, config.probe, config.rows_per_block, sources, recipes]
+        [config.name, config.seed, config.probe, config.rows_per_block, sources, recipes, told]
     )
 
 

@@ -142,6 +142,33 @@ class Run(BaseModel):
     )
 
 
+class Published(BaseModel):
+    """What a paper says of a recipe, for the report to stand beside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1, description="paper and table")
+    kept: dict[str, Share] = Field(
+        min_length=1, description="{step: share of the pool that is left after it}"
+    )
+
+
+class ReportSettings(BaseModel):
+    """What a report shows besides what it always does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...] = Field(
+        (), description="columns whose values are counted in pool and subset: licences, say"
+    )
+    sets: dict[str, str] = Field(
+        {}, description="{name: subset file (.npy)} that the result is compared with"
+    )
+    classes: str | None = Field(
+        None, description="class names, one on each line, or `imagenet`: how often each occurs"
+    )
+
+
 class Config(BaseModel):
     """A pipeline file, as written but for the steps, which are objects."""
 
@@ -157,4 +184,6 @@ class Config(BaseModel):
     steps: tuple[Step, ...] = Field(min_length=1)
     probe: Share = 0.0
     plugins: tuple[str, ...] = ()
+    report: ReportSettings = ReportSettings()
+    published: Published | None = None
     run: Run = Run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,20 +15,14 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled, is_filter
 from curate.fates import Fates
-from curate.page.texts import brief
-from curate.pools.metadata import ARRAY
-from curate.pools.pictures import tars_of
-from curate.pools.whereabouts import part_stem
-from curate.report.facts import Facts, Look, looks, plain, public, stops
+from curate.report.facts import Facts, Look, looks, plain, stops
 from curate.report.histogram import scores
+from curate.report.samples import describe
 from curate.runner import Runner, fold
-from curate.sample import PICTURE_TAR, format_uids
 
 SHOWN = 8  # samples of one gallery
 REASONS = 20  # of one step that have a gallery, the commonest first
 _STRIDE = 61  # of rows looked at for a bound
-NEAR = 8192  # rows around a chosen one that are read with it
-LONGEST = 4_000  # characters of a caption; deciding values have a tenth of that
 
 
 Side = Literal["kept", "removed"]
@@ -64,7 +58,9 @@ def choose(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
     if found is None or not found.height:
         return []
     chosen = found.sort("gallery", "rank", "f0", "f1", "block", "row")
-    samples = _described(facts, galleries, chosen, runner)
+    steps = pl.Series("index", [gallery.index for gallery in galleries], dtype=pl.Int64)
+    wanted = chosen.select(steps.gather(chosen["gallery"]), "block", "row")
+    samples = describe(facts, wanted, {g.index: g.columns for g in galleries}, runner)
     groups: dict[int, list[dict[str, Any]]] = {}
     for record in chosen.iter_rows(named=True):
         gallery = galleries[record["gallery"]]
@@ -211,109 +207,3 @@ def _first(rank: np.ndarray, uids: np.ndarray, rows: np.ndarray) -> np.ndarray:
     own = uids[rows[places]]
     order = np.lexsort((own["f1"], own["f0"], rank[places]))
     return places[order[:SHOWN]]
-
-
-Address = tuple[int, int, int]  # step, block, row of the block
-
-
-def _described(
-    facts: Facts, galleries: list[Gallery], chosen: pl.DataFrame, runner: Runner
-) -> dict[Address, dict[str, Any]]:
-    """What is said of each chosen sample, read from those blocks alone that have one."""
-    steps = pl.Series("index", [gallery.index for gallery in galleries], dtype=pl.Int64)
-    wanted = chosen.select(steps.gather(chosen["gallery"]), "block", "row").unique().sort(pl.all())
-    names: dict[int, tuple[str, ...]] = {gallery.index: gallery.columns for gallery in galleries}
-    rows = facts.pool.block_rows()
-    near = wanted.with_columns(near=pl.col("row") // NEAR)
-    jobs = [
-        (_near(block, number, rows), part.select("index", "row"))
-        for (block, number), part in near.group_by(["block", "near"])
-    ]
-    samples: dict[Address, dict[str, Any]] = {}
-    for found in runner.map(partial(_describe, facts.plan, facts.after, names), jobs, "report"):
-        samples.update(found)
-    table = facts.pool.table.filter(pl.col("rows") > 0).sort("block", "offset")
-    places = {key[0]: part for key, part in table.group_by(["block"])}
-    for (_, block, row), sample in samples.items():
-        part = places[block]
-        shard = part.row(int(part["offset"].search_sorted(row, side="right")) - 1, named=True)
-        sample["shard"], sample["row"] = shard["number"], row - shard["offset"]
-        sample["tar"] = _tar(facts.plan, sample.pop("part"), shard, sample["key"])
-    return samples
-
-
-def _near(block: Any, number: Any, rows: np.ndarray) -> Span:
-    """The rows around some chosen ones: texts of a whole block are too much to read for a few."""
-    return Span(block, number * NEAR, min((number + 1) * NEAR, int(rows[block])))
-
-
-def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | None) -> str | None:
-    """The tar of a sample's picture: a URL, or within the work folder; None where there is none."""
-    if key is None:
-        return None
-    download = plan.download()
-    if download is None:
-        return public(shard["url"] if part is None else tars_of(plan.work)[part])
-    stem = part_stem("", download.name, shard["number"], part or 0)
-    return stem.removeprefix("/") + ".tar"
-
-
-def _describe(
-    plan: Compiled, after: str, names: dict[int, tuple[str, ...]], job: tuple[Span, pl.DataFrame]
-) -> dict[Address, dict[str, Any]]:
-    span, wanted = job
-    rows = wanted["row"].unique().sort()
-    here = rows.to_numpy() - span.start
-    found = fates.read(plan.work, after, span)
-    because = found.because if found.because is not None else fates.nothing(len(span))
-    uids = format_uids(columns.uids(plan.work, span)[here])
-    samples = {
-        row: {**where, "uid": uid, "removed_by": by, "because": because}
-        for row, uid, where, by, because in zip(
-            rows.to_list(),
-            uids,
-            _whereabouts(plan, span, here),
-            found.steps().gather(here).to_list(),
-            because.gather(here).to_list(),
-            strict=True,
-        )
-    }
-    described = {}
-    for (index,), part in wanted.group_by(["index"]):
-        step = int(str(index))
-        shown = [name for name in names[step] if _can_show(plan, step, name)]
-        frame = columns.load(plan.work, plan.registries[step], shown, span)
-        records = _records(frame[part["row"].to_numpy() - span.start], shown, LONGEST // 10)
-        for row, record in zip(part["row"].to_list(), records, strict=True):
-            described[step, span.block, row] = {**samples[row], "values": record}
-    return described
-
-
-def _can_show(plan: Compiled, step: int, name: str) -> bool:
-    return plan.registries[step][name].dtype != ARRAY
-
-
-def _whereabouts(plan: Compiled, span: Span, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Caption, key and part of some rows; the part says which download, or tar, has the picture."""
-    download = plan.download()
-    part = f"{download.name}.part" if download is not None else PICTURE_TAR
-    registry = plan.registries[-1]
-    names = tuple(name for name in ("caption", "key", part) if name in registry)
-    frame = columns.load(plan.work, registry, names, span)[rows]
-    for record in _records(frame, names, LONGEST):
-        yield {
-            "caption": record["caption"],
-            "key": record.get("key"),
-            "part": record.get(part),
-        }
-
-
-def _records(frame: pl.DataFrame, names: Sequence[str], longest: int) -> list[dict[str, Any]]:
-    """{column: value} of each row; long texts are cut."""
-    records: list[dict[str, Any]] = [{} for _ in range(frame.height)]
-    for name in names:
-        outer, dot, inner = name.partition(".")
-        series = frame[outer].struct.field(inner) if dot else frame[outer]
-        for record, value in zip(records, series.to_list(), strict=True):
-            record[name] = brief(value, longest) if isinstance(value, str) else plain(value)
-    return records

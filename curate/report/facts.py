@@ -28,6 +28,7 @@ class Facts:
     counts: pl.DataFrame  # (step, reason, rows, copies); step is null for those still in
     states: Mapping[str, dict[str, Any]]  # {filter: what it learnt}
     after: str  # the last verdict
+    not_reached: tuple[str, ...] = ()  # names of the steps that an unfinished run did not reach
 
     def spans(self) -> list[Span]:
         """Every block that has rows, whole."""

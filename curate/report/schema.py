@@ -1,0 +1,338 @@
+"""What report.json holds: its documented, versioned form.
+
+`python -m curate.docs` makes README.md of this folder from the descriptions below. Shares are of 0
+to 1, intervals are of 95 %, and a sample counts once, however many copies of it go on, unless a
+field says `copies`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 2  # rises when a field changes its meaning or goes
+
+
+class Part(BaseModel):
+    """A part of a report; it has the fields that it says, and no other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Sample(Part):
+    """A sample that is shown: the page finds its picture by (shard, row)."""
+
+    uid: str = Field(description="32 hex digits")
+    shard: int = Field(description="number of its shard in the pool")
+    row: int = Field(description="row of the shard")
+    tar: str | None = Field(description="where its picture is; null where it has none")
+    key: str | None = Field(description="its key in that tar")
+    caption: str | None = Field(description="cut after 4,000 characters")
+    removed_by: str | None = Field(description="the step that removed it; null for who was kept")
+    because: str | None = Field(description="what else explains its fate: the uid that stayed, say")
+    values: dict[str, Any] = Field(description="{column: value} that decided")
+
+
+class ShownSample(Sample):
+    """A sample of a gallery."""
+
+    score: float | str | None = Field(description="in the column of the gallery's threshold")
+
+
+class Gallery(Part):
+    """Samples that are shown together."""
+
+    step: str
+    filter: str = Field(description="the step, or the filter inside `any_of`")
+    reason: str = Field(description="why they were removed, or which threshold they are near")
+    side: Literal["kept", "removed", "both"]
+    chosen: Literal["random", "nearest", "decile"] = Field(
+        description="random: by uid hash; nearest: to the threshold; decile: by uid hash among "
+        "those of a tenth of the scores"
+    )
+    score: str | None = Field(description="the column of the threshold, or of the deciles")
+    threshold: float | str | None
+    decile: int | None = Field(description="1 (lowest scores) to 10")
+    between: tuple[float, float] | None = Field(description="scores that the decile spans")
+    samples: list[ShownSample]
+
+
+class Totals(Part):
+    """Rows of the pool by fate, and the size of the subset."""
+
+    rows: int
+    usable: int
+    kept: int
+    copies: int
+    removed: int
+    lost: int
+    unique_uids: int | None = Field(description="different uids kept; null before a run finished")
+    epochs: dict[str, float | None] = Field(
+        description="{DataComp's scale: how often its samples seen go through the copies kept}"
+    )
+
+
+class Estimate(Part):
+    """A share counted on a part of the pool."""
+
+    rows: int = Field(description="the denominator")
+    count: int
+    share: float | None = Field(description="count / rows; null without rows")
+    low: float | None = Field(description="Wilson's interval")
+    high: float | None
+
+
+class AloneFilter(Part):
+    """What one filter would do by itself, and what only it does."""
+
+    step: str
+    filter: str
+    alone: Estimate = Field(description="kept, had it stood alone")
+    only: Estimate = Field(description="removed by it and by none of the others measured")
+    unscored: int = Field(description="rows without a deciding value, removed as such")
+
+
+class NotMeasured(Part):
+    """A filter that cannot be tried alone."""
+
+    step: str
+    filter: str
+    why: str
+
+
+class FilterPair(Part):
+    """Who two filters, each alone, would remove."""
+
+    a: str
+    b: str
+    a_removed: int
+    b_removed: int
+    both: int = Field(description="removed by either of them")
+
+
+class Correlation(Part):
+    """How alike two scores order samples."""
+
+    a: str = Field(description="a column")
+    b: str
+    rows: int = Field(description="rows that have both")
+    rho: float | None = Field(description="Spearman's, ties averaged; null below 4 rows")
+    low: float | None = Field(description="Fisher's z with Bonett and Wright's error (2000)")
+    high: float | None
+
+
+class Probe(Part):
+    """The filters by themselves, on a part of the pool that has every column."""
+
+    of: Literal["probe", "pool", "nothing"] = Field(
+        description="probe: the pipeline's; pool: rows by uid hash, where no step's columns depend "
+        "on survivors; nothing: `why` says why nothing could be measured"
+    )
+    why: str | None
+    share: float = Field(description="of the pool, as asked for")
+    rows: int = Field(description="rows looked at")
+    filters: list[AloneFilter]
+    not_measured: list[NotMeasured]
+    overlap: list[FilterPair]
+    correlations: list[Correlation]
+
+
+class Group(Part):
+    """Samples that were found to be the same, and who of them stayed."""
+
+    kept: Sample | None = Field(description="who stayed; null where that row is not at hand")
+    removed: list[Sample] = Field(description="at most 5, by uid")
+    size: int = Field(description="with the one that stayed")
+    similarity: list[float | None] = Field(description="of each of `removed` to `kept`, if known")
+
+
+class Duplicates(Part):
+    """The largest groups of a filter that removes duplicates."""
+
+    step: str
+    groups: int = Field(description="groups that lost somebody")
+    removed: int
+    sizes: dict[str, int] = Field(description="{size of a group, as `2` or `5-8`: groups}")
+    largest: list[Group] = Field(description="at most 100; ties by the uid that stayed")
+
+
+class Card(Part):
+    """One cluster."""
+
+    cluster: int
+    size: int = Field(description="samples that reached the clusters' step and are in it")
+    kept: int = Field(description="of those, in the subset")
+    mark: Literal["cap", "floor", "everything", "nothing", "none"] = Field(
+        description="whether a filter held it at its cap, or at its floor"
+    )
+    central: list[Sample]
+    outlying: list[Sample]
+    words: list[tuple[str, int]] = Field(description="commonest words, captions that have them")
+    captions: int = Field(description="captions in which those were counted, by uid hash")
+
+
+class Clusters(Part):
+    """Cards of a step that makes clusters."""
+
+    step: str
+    clusters: int
+    empty: int
+    sizes: list[int] = Field(description="of the clusters, at up to 200 ranks, largest first")
+    kept: list[int] = Field(description="of the same clusters")
+    cards: list[Card] = Field(description="the largest, and those whose kept share is extreme")
+
+
+class Value(Part):
+    """One value of a column of words."""
+
+    value: str | None = Field(description="null: without a value")
+    reached: list[int] = Field(description="samples in the pool, then after each of `steps`")
+
+
+class Words(Part):
+    """Which values a column of words has, before and after."""
+
+    column: str
+    about: str = Field(description="language, domain, source, licence, or the column itself")
+    steps: list[str] = Field(description="the steps that remove, in order")
+    distinct: int | None = Field(description="different values in the pool; null above a million")
+    exact: bool = Field(description="whether no value left out can be among the commonest")
+    values: list[Value] = Field(description="the commonest in the pool, and in the subset")
+    rest: list[int] = Field(description="samples of all other values, as `reached`")
+
+
+class Numbers(Part):
+    """How a number is distributed, before and after."""
+
+    column: str
+    about: str = Field(description="width, aspect_ratio, caption_characters, caption_tokens, ...")
+    unit: str
+    scale: Literal["linear", "log"]
+    steps: list[str]
+    edges: list[float] = Field(description="[B + 1]; a bin includes its lower edge")
+    reached: list[list[int]] = Field(description="[steps + 1][B] samples")
+    missing: list[int] = Field(description="[steps + 1] samples without a value")
+
+
+class Shift(Part):
+    """A value whose share changed from pool to subset."""
+
+    column: str
+    value: str
+    pool: float = Field(description="its share of the pool")
+    kept: float = Field(description="its share of the subset")
+    hardest: str | None = Field(description="the step that cost it most beside all others")
+
+
+class ScoreGroup(Part):
+    """The scores of those who share a value."""
+
+    value: str
+    rows: int
+    kept: int
+    mean: float | None
+    deviation: float | None
+
+
+class ScoresBy(Part):
+    """A score by language, or by length of caption."""
+
+    score: str
+    by: str
+    groups: list[ScoreGroup]
+
+
+class Makeup(Part):
+    """Who is in it: the pool and the subset by what the samples are."""
+
+    words: list[Words]
+    numbers: list[Numbers]
+    shifts: list[Shift] = Field(description="at most 40, the largest change first")
+    scores: list[ScoresBy]
+
+
+class Fetched(Part):
+    """URLs of one kind: a domain, or a source."""
+
+    name: str
+    asked: int
+    success: int
+    failure: str | None = Field(description="its commonest failure")
+
+
+class Downloads(Part):
+    """What became of the URLs that were asked for."""
+
+    step: str
+    asked: int
+    success: int
+    kinds: dict[str, int] = Field(description="{failure: rows}")
+    domains: list[Fetched] = Field(description="those with most URLs, then with most failures")
+    domains_asked: int | None = Field(description="different ones; null above a million")
+    sources: list[Fetched]
+
+
+class Loss(Part):
+    """Rows that no filter removed, but failed work of our own."""
+
+    step: str
+    kind: str
+    rows: int
+    examples: list[Sample]
+    remedy: str = Field(description="the command that retries them")
+
+
+class KnownSet(Part):
+    """A subset file beside ours, by different uids."""
+
+    name: str
+    uids: int
+    kept: int = Field(description="ours")
+    both: int
+    jaccard: float | None = Field(description="both / either")
+    of_ours: float | None = Field(description="both / kept")
+    of_theirs: float | None = Field(description="both / uids")
+
+
+class Evaluation(Part):
+    """Samples that are in an evaluation set, found by a step that compares with references."""
+
+    step: str
+    set: str
+    rows: int = Field(description="samples removed because of it")
+
+
+class Published(Part):
+    """What a paper says that a step leaves of the pool."""
+
+    share: float
+    source: str
+    off: bool = Field(description="whether ours is off by more than half a percentage point")
+
+
+class Report(Part):
+    """The whole."""
+
+    schema_: Literal[2] = Field(alias="schema")
+    name: str
+    seed: int
+    made_with: dict[str, str] = Field(description="{package: version} of what decides")
+    unfinished: dict[str, Any] | None = Field(
+        description="null for a finished run; else `reached` and `not_reached`, names of steps"
+    )
+    totals: Totals
+    pool: dict[str, Any]
+    steps: list[dict[str, Any]]
+    histograms: list[dict[str, Any]]
+    probe: Probe
+    makeup: Makeup
+    downloads: Downloads | None
+    losses: list[Loss]
+    duplicates: list[Duplicates]
+    clusters: list[Clusters]
+    concepts: list[dict[str, Any]]
+    classes: dict[str, Any] | None
+    sets: list[KnownSet]
+    evaluation: list[Evaluation]
+    examples: list[Gallery]
