@@ -174,14 +174,11 @@ def status(work: Work) -> None:
 
 @app.command()
 def report(work: Work) -> None:
-    """Print the funnel of a finished run, and where its page is."""
-    from curate import storage
+    """Print the funnel of a run, and where its page is; of one that stopped, as far as it came."""
     from curate.display import summary
+    from curate.report.halfway import report_of
 
-    url = storage.join(work, "report", "report.json")
-    if not storage.exists(url):
-        raise CurateError(f"{work} has no report: no run was finished there")
-    echo(summary(storage.read_json(url), work))
+    echo(summary(report_of(work), work))
 
 
 @app.command()

@@ -70,7 +70,7 @@ class Compiled:
                 yield Phase(first, index, index)
                 first = index + 1
         stop = len(self.steps) - isinstance(self.steps[-1], Write)
-        if first < stop or not self.steps:
+        if first < stop:
             yield Phase(first, stop, None)
 
     def index(self, name: str) -> int:

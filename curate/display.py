@@ -154,8 +154,14 @@ def summary(report: dict[str, Any], work: str) -> str:
     copies = f", {totals['copies']:,} copies" if totals["copies"] != totals["kept"] else ""
     lines.append(
         f"{totals['kept']:,} of {totals['rows']:,} samples kept ({share:.1%}){copies}; "
-        f"report: {work}/report/index.html, subset: {work}/subset.npy"
+        f"report: {work}/report/index.html"
     )
+    stopped = report["unfinished"]
+    if stopped is None:
+        lines[-1] += f", subset: {work}/subset.npy"
+    else:
+        missing = ", ".join(stopped["not_reached"])
+        lines.append(f"The run did not finish. Not reached: {missing}. Run it again to go on.")
     if totals["lost"]:
         lines.append(
             f"{totals['lost']:,} samples were lost to failed work; run again to retry them"

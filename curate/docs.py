@@ -1,4 +1,4 @@
-"""The pages of all filters and steps, made from docstrings by `python -m curate.docs`."""
+"""The pages of filters, steps and report.json, made from docstrings by `python -m curate.docs`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import filters
 from curate import features
 from curate.downloads.download import Download
 from curate.features import Feature
+from curate.report import schema
 from curate.write import Write
 from filters import GroupFilter, PoolFilter, RowFilter
 
@@ -26,6 +27,16 @@ Steps that remove nothing by a rule of yours. This page is made from their docst
 `python -m curate.docs`; a test says so when it is out of date. The columns of a feature are
 `<step name>.<field>`; each also has `error`, which says why a sample has no value. Every step takes
 a `name:` too, which is its kind unless given.
+"""
+REPORT_FILE = Path(schema.__file__).parent / "README.md"
+REPORT_INTRO = f"""\
+# report.json, schema {schema.SCHEMA_VERSION}
+
+What a run writes to `<work>/report/report.json`, and all that its page is made from, but for times
+and rates: these are in `timing.json`, so that reports can be compared. This page is made from
+`schema.py` by `python -m curate.docs`; a test says so when it is out of date, and others hold the
+reports of whole runs against it. `schema` rises when a field changes its meaning or goes; fields
+may be added. The file is the same, byte for byte, for the same decisions.
 """
 INTRO = """\
 # Filters
@@ -67,6 +78,55 @@ def steps_page() -> str:
             if rows:  # else its fields say what it gives
                 sections.append("\n".join(["| gives | type | is |", "|---|---|---|", *rows, ""]))
     return "\n".join([STEPS_INTRO, *sections])
+
+
+def report_page() -> str:
+    """What `curate/report/README.md` should hold: the whole, then each of its parts."""
+    parts = [
+        kind
+        for kind in vars(schema).values()
+        if inspect.isclass(kind) and issubclass(kind, schema.Part) and kind is not schema.Part
+    ]
+    parts.sort(key=lambda kind: kind is not schema.Report)  # the others as they stand
+    return "\n".join([REPORT_INTRO, schema_notes(), *(_part(kind) for kind in parts)])
+
+
+def schema_notes() -> str:
+    """What holds of all fields."""
+    return (inspect.getdoc(schema) or "").rpartition("\n\n")[2].partition(". ")[2] + "\n"
+
+
+def _part(kind: type[BaseModel]) -> str:
+    inherited = {name for base in kind.__bases__ for name in getattr(base, "model_fields", {})}
+    lines = [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
+    lines += [f"All of {b.__name__}, and:\n" for b in kind.__bases__ if b is not schema.Part]
+    lines += ["| field | is | about |", "|---|---|---|"]
+    lines += [
+        f"| `{info.alias or name}` | {_form(info.annotation)} | {_cell(info.description or '')} |"
+        for name, info in kind.model_fields.items()
+        if name not in inherited
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _form(annotation: Any) -> str:
+    """A field's type in the words of JSON."""
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(_form(each) for each in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {_form(arguments[0])}"
+    if origin is tuple:
+        return "[" + ", ".join(_form(each) for each in arguments) + "]"
+    if origin is dict:
+        return f"object of {_form(arguments[1])}"
+    if inspect.isclass(annotation) and issubclass(annotation, schema.Part):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    words = {NoneType: "null", str: "text", Any: "anything", int: "whole number", float: "number"}
+    return {**words, bool: "true or false"}[annotation]
 
 
 def _shapes(kind: type[Any], module: Any) -> str:
@@ -146,3 +206,4 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     FILE.write_text(page(), encoding="utf-8")
     STEPS_FILE.write_text(steps_page(), encoding="utf-8")
+    REPORT_FILE.write_text(report_page(), encoding="utf-8")

@@ -18,7 +18,7 @@ from curate.output_shard import write_shard
 from curate.phases import Run, download_content
 from curate.pools.pool import Pool
 from curate.records import Done
-from curate.report import Facts, write_report
+from curate.report import Facts, Told, write_report
 from curate.runner import Runner
 from curate.sample import make_uids
 from curate.step import fingerprint
@@ -83,8 +83,8 @@ def write_subset(run: Run) -> None:
     storage.remove(storage.join(work, "state", "subset"))
 
 
-def make_report(run: Run) -> dict[str, Any]:
-    """Write report.json and its page, and give what report.json holds."""
+def make_report(run: Run) -> Told:
+    """Write report.json, and give what its page is made from."""
     facts = Facts(run.plan, run.pool, run.counts, run.states, run.before)
     return write_report(facts, run.runner)
 

@@ -103,10 +103,18 @@ def download_content(run: Run, name: str) -> str:
     return digest.hexdigest()
 
 
-def _seal_state(run: Run, after: str, states: States) -> None:
+def _seal_state(run: Run, after: str, states: States, link: dict[str, Any]) -> None:
     counts = [list(row) for row in run.counts.sort("step", "reason").rows()]
     said = {"chain": run.chain, "rests_on": run.rests_on, "counts": counts, "states": states}
-    verdicts.seal(run.plan.work, after, said)
+    verdicts.seal(run.plan.work, after, {**said, "link": link})
+
+
+def _link(run: Run, first: int, stop: int) -> dict[str, Any]:
+    """What a reader of an unfinished run goes by: the verdict before, and the steps since."""
+    own = {
+        step.name: fingerprint(run.plan.recipes[step.name]) for step in run.plan.steps[first:stop]
+    }
+    return {"before": [run.before, run.chain], "recipes": own}
 
 
 def _reuse(run: Run, after: str) -> bool:
@@ -125,7 +133,7 @@ def begin(run: Run) -> None:
     """The verdict that everything starts from: whom the pool itself cannot use."""
     if not _reuse(run, fates.START):
         run.counts = run.map_counts(partial(decide.write_initial, run.plan), "start")
-        _seal_state(run, fates.START, {})
+        _seal_state(run, fates.START, {}, {})
 
 
 def rows(run: Run, phase: Phase) -> None:
@@ -133,6 +141,7 @@ def rows(run: Run, phase: Phase) -> None:
     if phase.first == phase.stop:
         return
     after = run.plan.steps[phase.stop - 1].name
+    link = _link(run, phase.first, phase.stop)
     run.chain = _chain(run, phase)
     if not _reuse(run, after):
         work = partial(decide.write_rows, run.plan, run.before, after, (phase.first, phase.stop))
@@ -140,7 +149,7 @@ def rows(run: Run, phase: Phase) -> None:
         label = f"{after}: decide" if is_scorer(run.plan.steps[phase.stop - 1]) else after
         run.counts = run.map_counts(work, label)
         run.before = after
-        _seal_state(run, after, {})
+        _seal_state(run, after, {}, link)
     _check_budgets(run, range(phase.first, phase.stop))
 
 
@@ -148,6 +157,7 @@ def barrier(run: Run, index: int) -> None:
     """Fit and apply one step that must see all survivors."""
     step = run.plan.steps[index]
     run.rests_on = run.chain
+    link = _link(run, index, index + 1)
     run.chain = linked(run, run.chain, step)
     before = verdicts.sealed(run.plan.work, step.name)
     if not _reuse(run, step.name):
@@ -158,7 +168,7 @@ def barrier(run: Run, index: int) -> None:
             raise ConfigError(f"{step.name}: {error}") from None
         run.states.update(states)
         run.before = step.name
-        _seal_state(run, step.name, states)
+        _seal_state(run, step.name, states, link)
     _check_budgets(run, (index,))
 
 
@@ -247,7 +257,8 @@ def _check_budgets(run: Run, indices: Sequence[int]) -> None:
         if allowed is not None and removed > allowed * entered:
             raise BudgetExceeded(
                 f"{name} removed {removed} of {entered} rows ({removed / entered:.1%}); "
-                f"run.max_removed.{name} allows {allowed:.1%}"
+                f"run.max_removed.{name} allows {allowed:.1%}. "
+                f"`curate report {run.plan.work}` shows whom it removed."
             )
         budget = settings.error_budget.get(name, 0.0)
         if lost > budget * entered:

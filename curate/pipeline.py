@@ -26,6 +26,7 @@ from curate.pools.pool import pool_columns, read_pool, same_arrays
 from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table
 from curate.records import Observe, Recorder
+from curate.report import write_page
 from curate.runner import LocalRunner, RayRunner, Runner
 from curate.stations import flow
 from curate.step import Recipe, claim, fingerprint, refuse
@@ -272,13 +273,13 @@ def _run_all(run: Run) -> Outcome:
     run.lease.confirm()
     write_ledger(run)
     write_subset(run)
-    report = make_report(run)
+    told = make_report(run)
     last = plan.steps[-1]
     stale = write_shards(run, last) if isinstance(last, Write) else None
-    run.recorder.keep_timing()
+    write_page(plan.work, told, run.recorder.keep_timing())
     if stale is not None:
         raise Stale(stale)
-    return _sealed(run, report)
+    return _sealed(run, told.report)
 
 
 def _sealed(run: Run, report: dict[str, Any]) -> Outcome:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any
 
-from curate import storage
+from curate import __version__, storage
 
+VERSIONS = (  # of what a result may depend on, or its speed
+    *(
+        "numpy",
+        "polars",
+        "pyarrow",
+        "Pillow",
+        "torch",
+        "open_clip_torch",
+        "faiss-cpu",
+        "faiss-gpu-cu12",
+    ),
+    *("img2dataset", "ray"),
+)
 FLUSH_S = 2.0  # how often the files are brought up to date while work goes on
 
 
@@ -32,6 +47,7 @@ class Progress:
     rows: int = 0
     failed: int = 0
     seconds: float = 0.0  # of workers, added up
+    gpus: float = 0.0  # that one worker holds
     began: float = field(default_factory=time.time)
     ended: float | None = None
 
@@ -71,16 +87,17 @@ class Recorder:
         self._observe(progress)
         self._flush(force="no")
 
-    def end(self, step: str) -> None:
+    def end(self, step: str, gpus: float = 0.0) -> None:
         """A step is done: its rates are added to those of earlier runs."""
         progress = self._steps[step]
-        progress.ended = time.time()
+        progress.ended, progress.gpus = time.time(), gpus
         if progress.rows:
             url = storage.join(self._folder, "rates", f"{step}.json")
             before = storage.read_json(url) if storage.exists(url) else {}
             keys = ("rows", "failed", "seconds")
             total = {key: before.get(key, 0) + getattr(progress, key) for key in keys}
             total["wall_seconds"] = before.get("wall_seconds", 0) + progress.ended - progress.began
+            total["gpu_seconds"] = before.get("gpu_seconds", 0) + progress.seconds * gpus
             storage.commit_json(url, total)
         self._observe(progress)
         self._flush(force="yes")
@@ -91,10 +108,19 @@ class Recorder:
             self._flushed = now
             storage.commit_json(storage.join(self._folder, "progress.json"), self.timing())
 
-    def keep_timing(self) -> None:
-        """Write times and rates beside the report, which has none so that it can be compared."""
+    def keep_timing(self) -> dict[str, Any]:
+        """Write times and rates beside the report, which has none so that it can be compared.
+
+        `steps` are of this run; `all_runs` says of each step that scores or fetches what it cost
+        in all runs of the work folder together, since its values are computed only once.
+        """
         work = self._folder.rsplit("/", 1)[0]
-        storage.commit_json(storage.join(work, "report", "timing.json"), self.timing())
+        folder = storage.join(self._folder, "rates")
+        known = {name: storage.join(folder, name) for name in storage.names(folder)}
+        rates = {name.removesuffix(".json"): storage.read_json(url) for name, url in known.items()}
+        timing = {"steps": self.timing(), "all_runs": rates, "versions": _versions()}
+        storage.commit_json(storage.join(work, "report", "timing.json"), timing)
+        return timing
 
     def timing(self) -> list[dict[str, Any]]:
         """Each step's times and rates, in the order in which they began."""
@@ -102,6 +128,15 @@ class Recorder:
             {**asdict(progress), "rows_per_second": round(progress.rate, 3)}
             for progress in self._steps.values()
         ]
+
+
+def _versions() -> dict[str, str]:
+    """{package: version} of ours and of those that are installed of VERSIONS."""
+    found = {"curate": __version__}
+    for name in VERSIONS:
+        with suppress(metadata.PackageNotFoundError):  # one faiss or the other
+            found[name] = metadata.version(name)
+    return found
 
 
 def rates(work: str, step: str) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,10 @@ class Runner(Protocol):
         self, stages: Sequence[Stage], items: Iterable[Item]
     ) -> Iterator[tuple[int, Item, Any]]:
         """(stage, item, result or Lost) as they complete; a lost item goes no further."""
+
+    @property
+    def gpus(self) -> int:
+        """How many there are."""
 
     def close(self) -> None:
         """Give back what was started."""
@@ -94,6 +99,12 @@ class LocalRunner:
                 yield number, item, result
                 if isinstance(result, Lost):
                     break
+
+    @property
+    def gpus(self) -> int:
+        """Those that torch sees, once a step has loaded it."""
+        torch: Any = sys.modules.get("torch")
+        return int(torch.cuda.device_count()) if torch is not None else 0
 
     def close(self) -> None:
         """Nothing was started."""

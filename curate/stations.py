@@ -82,7 +82,9 @@ def flow(run: Run, phase: Phase) -> None:
     with _naming("+".join(station.name for station in stations)):
         lost = _run_stations(run, stations, wanted)
     for station in stations:
-        run.recorder.end(station.name)
+        needs = station.stage.needs
+        gpus = needs.gpus if needs.gpus is not None else float(run.runner.gpus > 0)
+        run.recorder.end(station.name, gpus)
     for name in (run.plan.steps[index].name for place in places for index in place.steps):
         compact = partial(_compact, run.plan.work, name)
         for _ in run.runner.map(compact, range(run.pool.blocks), "compact"):

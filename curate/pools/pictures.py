@@ -99,6 +99,13 @@ def _tars_of(work: str, version: str) -> pl.Series:
     return load_tars(work)["url"]
 
 
+def found(work: str) -> dict[str, Any]:
+    """What the index came to; {} where there is none."""
+    seal = _file(work, "index.json")
+    facts: dict[str, Any] = storage.read_json(seal) if storage.exists(seal) else {}
+    return facts
+
+
 def unchanged(work: str, config: Config) -> bool:
     """Whether the tars are those of the index."""
     records = load_tars(work).iter_rows(named=True)

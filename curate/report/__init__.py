@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from curate import storage
-from curate.page.render import render
+from curate import __version__, storage
+from curate.page.render import Place, render
 from curate.report import numbers
 from curate.report.concepts import concepts
+from curate.report.evaluation import evaluation
 from curate.report.examples import choose
-from curate.report.facts import Facts
+from curate.report.facts import Facts, unfinished
 from curate.report.histogram import draw
+from curate.report.known_sets import known_sets
 from curate.report.pictures import load
+from curate.report.schema import SCHEMA_VERSION
 from curate.runner import Runner
 
-__all__ = ["SCHEMA_VERSION", "Facts", "write_report"]
-
-SCHEMA_VERSION = 1  # rises when a field of report.json changes its meaning or goes
+__all__ = ["SCHEMA_VERSION", "Facts", "Told", "write_page", "write_report"]
 
 
-def write_report(facts: Facts, runner: Runner) -> dict[str, Any]:
-    """Commit `report/report.json`, then `report/index.html`, and give what the first one holds.
+@dataclass(frozen=True)
+class Told:
+    """What report.json holds, and the small pictures that its page shows besides."""
 
-    Both are byte-exact functions of the decisions: no times, hosts or paths of the work folder, and
+    report: dict[str, Any]
+    pictures: Mapping[Place, str]
+
+
+def write_report(facts: Facts, runner: Runner) -> Told:
+    """Commit `report/report.json`, and give what its page is made from.
+
+    It is a byte-exact function of the decisions: no times, hosts or paths of the work folder, and
     the same for any runner, number of workers and size of blocks.
     """
     report = {
         "schema": SCHEMA_VERSION,
         "name": facts.plan.config.name,
         "seed": facts.plan.config.seed,
+        "made_with": {"curate": __version__},
+        "unfinished": unfinished(facts),
         "totals": numbers.totals(facts, runner),
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
         "histograms": draw(facts, runner),
         "concepts": concepts(facts, runner),
+        "sets": known_sets(facts),
+        "evaluation": evaluation(facts, runner),
         "examples": choose(facts, runner),
     }
-    folder = storage.join(facts.plan.work, "report")
     pictures = load(facts, report, runner)
     _leave_out_parts(facts, report)
-    storage.commit_json(storage.join(folder, "report.json"), report)
-    page = render(report, pictures)
-    storage.commit(storage.join(folder, "index.html"), page.encode())
-    return report
+    storage.commit_json(storage.join(facts.plan.work, "report", "report.json"), report)
+    return Told(report, pictures)
+
+
+def write_page(work: str, told: Told, timing: Mapping[str, Any] | None = None) -> None:
+    """Commit `report/index.html`: a byte-exact function of the report, its pictures and times."""
+    page = render(told.report, told.pictures, timing)
+    storage.commit(storage.join(work, "report", "index.html"), page.encode())
 
 
 def _leave_out_parts(facts: Facts, report: dict[str, Any]) -> None:

@@ -38,6 +38,14 @@ class Facts:
         return [Span(block, 0, count) for block, count in enumerate(rows) if count]
 
 
+def unfinished(facts: Facts) -> dict[str, Any] | None:
+    """What a report says of a run that ended half-way; None for a finished one."""
+    if not facts.not_reached:
+        return None
+    reached = facts.plan.steps[-1].name if facts.plan.steps else None
+    return {"reached": reached, "not_reached": list(facts.not_reached)}
+
+
 @dataclass(frozen=True)
 class Look:
     """One filter, and what explains its verdicts."""

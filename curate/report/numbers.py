@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from operator import add
 from typing import Any
@@ -23,9 +24,16 @@ from curate.runner import Runner, fold
 from curate.step import fingerprint
 
 UIDS_AT_ONCE = 4_000_000  # of the subset: 64 MB
+SAMPLES_SEEN = {  # by one training run of each of DataComp's scales (2304.14108, Table 1)
+    "small": 12_800_000,
+    "medium": 128_000_000,
+    "large": 1_280_000_000,
+    "xlarge": 12_800_000_000,
+}
+FAR = Fraction(5, 1000)  # a published share that ours is off by more is flagged
 
 
-def totals(facts: Facts, runner: Runner) -> dict[str, int]:
+def totals(facts: Facts, runner: Runner) -> dict[str, Any]:
     """Rows of the pool by their fate, and the size of the subset."""
     gone = facts.counts.filter(pl.col("step").is_not_null())
     lost = pl.col("reason").str.starts_with(fates.LOST)
@@ -33,14 +41,18 @@ def totals(facts: Facts, runner: Runner) -> dict[str, int]:
     unusable = _rows(gone.filter(pl.col("step") == fates.START))
     by_steps = gone.filter(pl.col("step") != fates.START)
     copies = int(facts.counts["copies"].sum())
-    found = {
+    found: dict[str, Any] = {
         "rows": rows,
         "usable": rows - unusable,
         "kept": kept,
         "copies": copies,
         "removed": _rows(by_steps.filter(~lost)),
         "lost": _rows(by_steps.filter(lost)),
-        "unique_uids": _unique_uids(facts.plan.work, copies, runner),
+        "unique_uids": None if facts.not_reached else _unique_uids(facts, copies, runner),
+        "epochs": {
+            scale: round(seen / copies, 3) if copies else None
+            for scale, seen in SAMPLES_SEEN.items()
+        },
     }
     assert rows == facts.pool.rows, (rows, facts.pool.rows)
     assert found["usable"] == kept + found["removed"] + found["lost"], found
@@ -51,9 +63,9 @@ def _rows(counts: pl.DataFrame) -> int:
     return int(counts["rows"].sum())
 
 
-def _unique_uids(work: str, copies: int, runner: Runner) -> int:
+def _unique_uids(facts: Facts, copies: int, runner: Runner) -> int:
     """How many different uids are in the subset."""
-    url = storage.join(work, "subset.npy")
+    url = storage.join(facts.plan.work, "subset.npy")
     starts = range(0, copies, UIDS_AT_ONCE)
     return fold(runner.map(partial(_first_ones, url, copies), starts, "report"), add) or 0
 
@@ -123,6 +135,7 @@ def steps(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
             "kind": kind(facts.plan, index),
             "role": _role(step),
             **_fates(facts, index, entered),
+            "published": _published(facts, index, entered),
             "recipe": facts.plan.recipes[step.name],
             "fingerprint": fingerprint(facts.plan.recipes[step.name]),
             "filters": [_filter(facts, look) for look in by_step.get(step.name, [])],
@@ -156,6 +169,19 @@ def _fates(facts: Facts, index: int, entered: int) -> dict[str, Any]:
         "lost": {reason.removeprefix(fates.LOST): n for reason, n in lost.items()},
         "copies": _copies(facts, index, kept),
     }
+
+
+def _published(facts: Facts, index: int, entered: int) -> dict[str, Any] | None:
+    """What a paper says that a step leaves of the pool, if the pipeline file tells."""
+    told, name = facts.plan.config.published, facts.plan.steps[index].name
+    if told is None or name not in told.kept:
+        return None
+    share = told.kept[name]
+    kept = _fates(facts, index, entered)["kept"]
+    # Of the rows that the pool can use; decimals are taken as they are written.
+    usable = facts.states["pool"]["rows"]
+    off = usable > 0 and abs(Fraction(kept, usable) - Fraction(str(share))) > FAR
+    return {"share": share, "source": told.source, "off": off}
 
 
 def _role(step: Step) -> str:

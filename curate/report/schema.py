@@ -58,6 +58,132 @@ class Gallery(Part):
     samples: list[ShownSample]
 
 
+class ShardSource(Part):
+    """One source of the pool."""
+
+    name: str
+    kind: str = Field(description="urls, shards, metadata, or metadata and shards")
+    patterns: list[str] = Field(description="its files as written, without what may be secret")
+    files: int
+    shards: int
+    rows: int
+
+
+class Damage(Part):
+    """A file that could not be read whole."""
+
+    url: str
+    damage: str
+
+
+class PoolFacts(Part):
+    """Where the samples came from, and what was wrong with the files."""
+
+    sources: list[ShardSource]
+    pictures: dict[str, Any] | None = Field(
+        None, description="of metadata with shards: how many pictures were found by uid"
+    )
+    shards: int
+    rows: int
+    unusable: dict[str, int] = Field(description="{reason: rows} that the pool itself cannot use")
+    damaged: list[Damage]
+
+
+class Published(Part):
+    """What a paper says that a step leaves of the pool."""
+
+    share: float
+    source: str
+    off: bool = Field(description="whether ours is off by more than half a percentage point")
+
+
+class StepFilter(Part):
+    """A filter of a step: the step itself, or one inside `any_of`."""
+
+    name: str
+    columns: list[str] = Field(description="whose values decide")
+    thresholds: dict[str, float | str] = Field(description="{reason: threshold}")
+    learnt: dict[str, Any] = Field(description="numbers and words that it learnt")
+    tables: dict[str, list[dict[str, Any]]] = Field(description="lists that it learnt")
+
+
+class Fitted(Part):
+    """What a fitted feature learnt, and from whom."""
+
+    on: str = Field(description="survivors, pool, or a file")
+    samples: int
+    notes: dict[str, Any] = Field(description="what it says of itself")
+    tables: dict[str, list[dict[str, Any]]]
+
+
+class Step(Part):
+    """One step: rows in = kept + removed + lost, and the next step gets what it kept."""
+
+    name: str
+    kind: str = Field(description="its name in the pipeline file")
+    role: Literal["filter", "feature", "download", "write"]
+    in_: int = Field(alias="in")
+    kept: int
+    removed: dict[str, int] = Field(description="{reason: rows}")
+    lost: dict[str, int] = Field(description="{kind: rows} of failed work of our own")
+    copies: int | None = Field(description="of the rows kept; null where it cannot be told")
+    published: Published | None
+    recipe: dict[str, Any] = Field(description="all that its result depends on")
+    fingerprint: str = Field(description="hash of the recipe")
+    filters: list[StepFilter]
+    errors: dict[str, int] | None = Field(
+        None, description="of a feature: {error class: rows} without a value, of those that came"
+    )
+    flags: dict[str, dict[str, int]] | None = Field(
+        None, description="of a feature: {field: {true: rows, false: rows}}"
+    )
+    fitted: Fitted | None = Field(None, description="of a fitted feature")
+
+
+class Sides(Part):
+    """Rows on both sides of a verdict."""
+
+    kept: int
+    removed: int
+
+
+class Histogram(Part):
+    """A score of those that reached a filter; all counts add up to the rows that reached it."""
+
+    step: str
+    filter: str
+    column: str
+    thresholds: dict[str, float | str]
+    low: float | None = Field(description="the lowest finite score; null where there is none")
+    high: float | None
+    kept: list[int] = Field(description="200 bins of equal width; the last has its upper edge too")
+    removed: list[int]
+    infinite: Sides
+    unscored: Sides
+
+
+class Concepts(Part):
+    """What became of the concepts of a `concepts` step, from stage to stage.
+
+    The first stage is the step itself, the others are the steps that removed samples after it.
+    """
+
+    step: str
+    list_: dict[str, Any] = Field(
+        alias="list", description="entries, digest, sources, languages, hardly_match"
+    )
+    stages: list[dict[str, Any]] = Field(
+        description="after, samples, matched, unscored, unmatched, unmatched_share, matches, "
+        "entries_hit, top_share (of matches, by the top 1 % of entries)"
+    )
+    copies: dict[str, int]
+    head: list[dict[str, Any]] = Field(description="the 30 most frequent entries before")
+    tail: dict[str, Any] = Field(description="the tail: entries, and their matches at each stage")
+    vanished: dict[str, Any] = Field(description="entries that nobody has in the end")
+    curve: dict[str, list[Any]] = Field(description="samples by rank, one list for each stage")
+    balances: list[dict[str, Any]] = Field(description="one for each `metadata_balance`")
+
+
 class Totals(Part):
     """Rows of the pool by fate, and the size of the subset."""
 
@@ -84,20 +210,18 @@ class Estimate(Part):
 
 
 class AloneFilter(Part):
-    """What one filter would do by itself, and what only it does."""
+    """What one filter (`any_of` as a whole) would do by itself, and what only it does."""
 
-    step: str
-    filter: str
-    alone: Estimate = Field(description="kept, had it stood alone")
-    only: Estimate = Field(description="removed by it and by none of the others measured")
-    unscored: int = Field(description="rows without a deciding value, removed as such")
+    filter: str = Field(description="its step")
+    alone: Estimate = Field(description="rows that it would remove, had it stood alone")
+    only: Estimate = Field(description="rows that it would remove, and none of the others here")
+    unscored: int = Field(description="of those it would remove, rows without a deciding value")
 
 
 class NotMeasured(Part):
     """A filter that cannot be tried alone."""
 
-    step: str
-    filter: str
+    filter: str = Field(description="its step")
     why: str
 
 
@@ -108,7 +232,7 @@ class FilterPair(Part):
     b: str
     a_removed: int
     b_removed: int
-    both: int = Field(description="removed by either of them")
+    both: int = Field(description="rows that each of the two would remove")
 
 
 class Correlation(Part):
@@ -126,16 +250,19 @@ class Probe(Part):
     """The filters by themselves, on a part of the pool that has every column."""
 
     of: Literal["probe", "pool", "nothing"] = Field(
-        description="probe: the pipeline's; pool: rows by uid hash, where no step's columns depend "
-        "on survivors; nothing: `why` says why nothing could be measured"
+        description="probe: rows of the pipeline's `probe`; pool: rows of the pool by the same "
+        "draws, where all that is read was computed for all; nothing: `why` says why"
     )
     why: str | None
-    share: float = Field(description="of the pool, as asked for")
-    rows: int = Field(description="rows looked at")
+    share: float = Field(description="rows whose draw by uid hash is below it; 100,000 at most")
+    rows: int = Field(description="rows looked at: the denominators")
+    left_out: int = Field(
+        description="rows drawn that lack a column: their picture did not come, or work was lost"
+    )
     filters: list[AloneFilter]
     not_measured: list[NotMeasured]
-    overlap: list[FilterPair]
-    correlations: list[Correlation]
+    overlap: list[FilterPair] = Field(description="each pair of `filters` once")
+    correlations: list[Correlation] = Field(description="each pair of deciding columns once")
 
 
 class Group(Part):
@@ -157,29 +284,54 @@ class Duplicates(Part):
     largest: list[Group] = Field(description="at most 100; ties by the uid that stayed")
 
 
+class CommonWord(Part):
+    """A word of captions."""
+
+    word: str
+    captions: int = Field(description="that have it")
+
+
 class Card(Part):
     """One cluster."""
 
     cluster: int
     size: int = Field(description="samples that reached the clusters' step and are in it")
     kept: int = Field(description="of those, in the subset")
-    mark: Literal["cap", "floor", "everything", "nothing", "none"] = Field(
-        description="whether a filter held it at its cap, or at its floor"
+    chosen: list[Literal["largest", "kept_least", "kept_most"]] = Field(
+        description="why it is shown; kept shares are compared among clusters of 20 samples or more"
     )
-    central: list[Sample]
-    outlying: list[Sample]
-    words: list[tuple[str, int]] = Field(description="commonest words, captions that have them")
-    captions: int = Field(description="captions in which those were counted, by uid hash")
+    mark: Literal["cap", "floor", "everything", "nothing", "none"] = Field(
+        description="whether a filter held it at its cap, or at its floor; else whether all of it "
+        "is in the subset, or nothing"
+    )
+    mark_by: str | None = Field(description="the step that held it")
+    central: list[Sample] = Field(description="at most 4, the nearest to the centroid first")
+    outlying: list[Sample] = Field(description="at most 4, the farthest first; none of `central`")
+    words: list[CommonWord] = Field(
+        description="at most 10, the commonest first; English words such as `the` are left out"
+    )
+    captions: int = Field(description="captions in which those were counted, 500 by uid hash")
 
 
 class Clusters(Part):
     """Cards of a step that makes clusters."""
 
     step: str
-    clusters: int
-    empty: int
-    sizes: list[int] = Field(description="of the clusters, at up to 200 ranks, largest first")
+    measure: str | None = Field(
+        description="the column that says who is central: a `distance`, or the `margin` to the "
+        "next cluster"
+    )
+    samples: int = Field(description="that reached the step")
+    without: int = Field(description="of those, in no cluster: without an embedding")
+    clusters: int = Field(description="the empty ones too, where `empty` is known")
+    empty: int | None = Field(description="null where the step does not tell how many there are")
+    ranks: list[int] = Field(description="up to 200, from 1, of the clusters by size")
+    sizes: list[int] = Field(description="of the clusters at those ranks")
     kept: list[int] = Field(description="of the same clusters")
+    kept_shares: list[int] = Field(
+        description="[10] clusters of 20 samples or more by the share of them that was kept: below "
+        "a tenth, ..., nine tenths or more"
+    )
     cards: list[Card] = Field(description="the largest, and those whose kept share is extreme")
 
 
@@ -303,12 +455,11 @@ class Evaluation(Part):
     rows: int = Field(description="samples removed because of it")
 
 
-class Published(Part):
-    """What a paper says that a step leaves of the pool."""
+class Unfinished(Part):
+    """How far a run came that ended half-way."""
 
-    share: float
-    source: str
-    off: bool = Field(description="whether ours is off by more than half a percentage point")
+    reached: str | None = Field(description="the last step that was decided")
+    not_reached: list[str]
 
 
 class Report(Part):
@@ -318,20 +469,18 @@ class Report(Part):
     name: str
     seed: int
     made_with: dict[str, str] = Field(description="{package: version} of what decides")
-    unfinished: dict[str, Any] | None = Field(
-        description="null for a finished run; else `reached` and `not_reached`, names of steps"
-    )
+    unfinished: Unfinished | None = Field(description="null for a finished run")
     totals: Totals
-    pool: dict[str, Any]
-    steps: list[dict[str, Any]]
-    histograms: list[dict[str, Any]]
+    pool: PoolFacts
+    steps: list[Step]
+    histograms: list[Histogram]
     probe: Probe
     makeup: Makeup
     downloads: Downloads | None
     losses: list[Loss]
     duplicates: list[Duplicates]
     clusters: list[Clusters]
-    concepts: list[dict[str, Any]]
+    concepts: list[Concepts]
     classes: dict[str, Any] | None
     sets: list[KnownSet]
     evaluation: list[Evaluation]
