@@ -31,6 +31,7 @@ from curate.errors import (
     first_line,
 )
 from curate.features import Feature, FittedFeature
+from curate.pipeline_file import asked
 from curate.pipeline_file.config import LIMIT, Loaded
 from curate.pipeline_file.schema import AnyOf, Source, Step
 from curate.pools import intake, metadata, pictures
@@ -77,6 +78,7 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
         steps.append(bound)
         registries.append({**registries[-1], **columns_given(step)})
     _check_names(check)
+    check.problems += [Problem(0, *found) for found in asked.problems(config, registries[-1])]
     for owner in foreign_owners():
         check.add("", owner)
     if check.problems:

@@ -9,7 +9,7 @@ import fsspec
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from curate import storage
+from curate.storage import places
 
 
 @contextmanager
@@ -27,10 +27,10 @@ def object_store() -> Iterator[str]:
     before = fsspec.config.conf.get("s3")
     fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
     try:
-        storage._file_system.cache_clear()
+        places._file_system.cache_clear()
         yield f"s3://{name}"
     finally:
-        storage._file_system.cache_clear()
+        places._file_system.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
         if before is None:
             del fsspec.config.conf["s3"]
