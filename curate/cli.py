@@ -182,6 +182,31 @@ def report(work: Work) -> None:
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="The work folder of a finished run, or a subset file.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    out: Annotated[
+        str | None,
+        typer.Option(help="The folder to write to; `diff-<a>-<b>` in this one if absent."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="One more column to compare: STEP.FIELD.")
+    ] = None,
+    words: Annotated[int, typer.Option(min=1, help="Words of each side that are listed.")] = 30,
+) -> None:
+    """Say what sets two runs or subsets apart: who is in, why, pictures, numbers, words."""
+    from curate.comparison.command import Asked
+    from curate.comparison.command import diff as compare
+    from curate.comparison.text import lines_of
+    from curate.runner import LocalRunner
+
+    folder, found = compare(a, b, Asked(out, tuple(columns or ()), words), LocalRunner())
+    for line in lines_of(found):
+        echo(line)
+    echo(f"page: {folder}/index.html, numbers: {folder}/diff.json")
+
+
+@app.command()
 def concepts(  # noqa: PLR0913 - one parameter is one option of the command
     work: Work,
     step: Annotated[str | None, typer.Option(help="One `concepts` step; all if absent.")] = None,
@@ -208,6 +233,57 @@ def concepts(  # noqa: PLR0913 - one parameter is one option of the command
         return
     for line in lines_of(found, top):
         echo(line)
+
+
+@app.command()
+def explain(
+    work: Work,
+    sample: Annotated[
+        str, typer.Argument(help="Its uid (or the first 8 digits), URL, key, or tar/key.")
+    ],
+    picture: Annotated[
+        str | None,
+        typer.Option(help="The file for its picture; <uid>.<ending> here if absent."),
+    ] = None,
+    *,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say all that is known of one sample: values, every step's verdict and why, its picture."""
+    import json
+
+    from curate.explanation import Wish
+    from curate.explanation import explain as explain_sample
+    from curate.explanation.text import lines_of
+    from curate.runner import LocalRunner
+
+    found = explain_sample(work, sample, Wish(picture, write=not no_picture), LocalRunner())
+    if as_json:
+        # In ASCII: controls that strangers wrote must not reach a terminal.
+        echo(json.dumps(found.model_dump(mode="json"), indent=1))
+        return
+    for line in lines_of(found):
+        echo(line)
+
+
+@app.command()
+def card(
+    work: Work,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The file; README.md beside the shards, or in WORK, if absent."),
+    ] = None,
+) -> None:
+    """Write a dataset card from a finished run's report, as the Hugging Face hub reads it."""
+    from curate.card import write_card
+
+    written = write_card(work, out)
+    said = {
+        "nothing": "written",
+        "the same": "was up to date",
+        "older": "was of another report, and is written anew",
+    }
+    echo(f"{written.url} {said[written.before]}")
 
 
 @app.command()

@@ -170,6 +170,13 @@ class PoolFilter(Filter):
         """Whether `summarize` sees the whole pool, not only the survivors."""
         return False
 
+    def decides_others(self) -> bool:
+        """Whether `keep` can decide on rows that `summarize` did not see: by a threshold, say.
+
+        Such a filter can be tried by itself in a report, on rows that earlier ones removed.
+        """
+        return self.over_pool()
+
     def start(self, counts: Counts) -> State:
         """The state before anything was seen."""
         raise NotImplementedError  # the contract: every pool filter says so itself

@@ -77,6 +77,9 @@ class Top(PoolFilter):
             "`of: pool_threshold` or `of: pool_count`"
         ]
 
+    def decides_others(self) -> bool:
+        return True
+
     def over_pool(self) -> bool:
         return self.of == "pool_threshold"
 

@@ -241,5 +241,8 @@ class MetadataBalance(PoolFilter):
         known = pl.Series(entry).set(pl.Series(~stays | (entry == NONE)), None)
         return texts.gather(known)
 
+    def decides_others(self) -> bool:
+        return True
+
     def shows(self, state: State) -> Shown:
         return Shown((), {})

@@ -125,5 +125,8 @@ class SoftCap(Draws):
                 f"higher temperature than {self.temperature}"
             ) from None
 
+    def decides_others(self) -> bool:
+        return True
+
     def shows(self, state: State) -> Shown:
         return Shown(self.needs(), {}, self.needs())

@@ -204,6 +204,9 @@ class _Weighted(Draws):
             f"the weight {self.rule.column} is 0 in all {rows} rows that have one: nobody can win"
         )
 
+    def decides_others(self) -> bool:
+        return self.rule.column is not None  # else it weighs by counts of those it saw
+
     def shows(self, state: State) -> Shown:
         if self.rule.concepts is not None:
             return Shown((), {})

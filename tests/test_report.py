@@ -1,11 +1,11 @@
 """report.json says what the ledger says, in any order of work; its page runs nothing."""
 
 import base64
+import hashlib
 import io
 import json
 from collections import Counter
 from dataclasses import replace
-from functools import reduce
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 from curate import chance
 from curate import fates as verdict
 from curate.check import compile_pipeline
-from curate.columns import Column, Span
-from curate.pipeline_file.config import load
-from curate.pools.pool import Pool, pool_columns
-from curate.pools.shard_table import SCHEMA, load_table
+from curate.columns import Column
 from curate.page.render import render
 from curate.page.texts import share, visible
-from curate.report import Facts, write_report
+from curate.pipeline_file.config import load
+from curate.pools.pool import Pool
+from curate.pools.shard_table import SCHEMA
+from curate.report import Facts, write_page, write_report
 from curate.report.facts import public
+from curate.report.reading import read_facts
 from curate.runner import LocalRunner, RayRunner
 from curate.sample import UID, parse_uids
 from curate.subsets.subset import save
@@ -188,10 +189,17 @@ def test_borderline_examples_are_the_nearest_on_their_side(report, fates, name, 
     assert [s["removed_by"] for s in gallery["samples"]] == nearest["step"].to_list()
 
 
+def by_chance(uids: list[str], salt: str) -> np.ndarray:
+    """[N] in [0, 1): one hash of a uid, turned by an angle that is the hash of the salt."""
+    angle = chance.uniform(0, "report", np.zeros(1, UID), salt)[0]
+    return (chance.uniform(0, "report", parse_uids(uids)) + angle) % 1.0
+
+
 def test_other_reasons_are_shown_by_hash_with_their_deciding_values(report, fates, samples):
-    [gallery] = [g for g in report["examples"] if g["step"] == "same_url"]
+    wanted = ("same_url", "removed")
+    [gallery] = [g for g in report["examples"] if (g["step"], g["side"]) == wanted]
     rows = fates.filter(pl.col("step") == "same_url")
-    draws = chance.uniform(0, "report", parse_uids(rows["uid"].to_list()), "same_url")
+    draws = by_chance(rows["uid"].to_list(), "same_url")
     expected = (
         rows.with_columns(pl.Series("draw", draws)).sort("draw", "uid", "shard", "row").head(8)
     )
@@ -210,6 +218,8 @@ def test_filters_inside_any_of_have_examples_of_their_own(report, fates):
         ("good", "kept", "nearest"),
         ("good", "removed", "nearest"),
         ("any_of", "removed", "random"),
+        ("any_of", "kept", "random"),
+        ("good", "both", "decile"),
     }
     [removed] = [g for g in galleries if g["filter"] == "good" and g["side"] == "removed"]
     assert {s["removed_by"] for s in removed["samples"]} == {"any_of"}
@@ -225,16 +235,7 @@ class Backwards(LocalRunner):
 
 def facts_of(pipeline: Pipeline) -> Facts:
     """What a run knows when it reports, read from the work folder that it left."""
-    work = str(pipeline.work)
-    pool = Pool(load_table(work), pool_columns(work))
-    plan = compile_pipeline(load(pipeline.file()), columns=pool.columns)
-    spans = [Span(block, 0, int(rows)) for block, rows in enumerate(pool.block_rows())]
-    after = plan.steps[-1].name
-    verdicts = [verdict.read(work, after, span).counts() for span in spans]
-    states = {"pool": {"rows": 0}}
-    for file in (pipeline.work / "state").glob("*.json"):
-        states.update(json.loads(file.read_text())["states"])
-    return Facts(plan, pool, reduce(verdict.add_counts, verdicts), states, after)
+    return read_facts(str(pipeline.work))
 
 
 def written(pipeline: Pipeline) -> tuple[bytes, bytes]:
@@ -244,14 +245,14 @@ def written(pipeline: Pipeline) -> tuple[bytes, bytes]:
 
 def test_bytes_do_not_depend_on_the_order_of_results(run):
     before = written(run)
-    write_report(facts_of(run), Backwards())
+    write_page(str(run.work), write_report(facts_of(run), Backwards()), None)
     assert written(run) == before
 
 
 @pytest.mark.ray
 def test_bytes_are_the_same_on_ray(run, ray_cluster):
     before = written(run)
-    write_report(facts_of(run), RayRunner())
+    write_page(str(run.work), write_report(facts_of(run), RayRunner()), None)
     assert written(run) == before
 
 
@@ -264,12 +265,13 @@ def test_bytes_do_not_depend_on_blocks_or_the_work_folder(run, rows_per_block, t
 
 
 class Read(HTMLParser):
-    """Every element with its attributes, and all text outside of style."""
+    """Every element with its attributes, all text outside of scripts, and the scripts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict]] = []
         self.text: list[str] = []
+        self.scripts: list[tuple[dict, str]] = []
         self.feed(page)
         self.close()
 
@@ -277,30 +279,23 @@ class Read(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.cdata_elem == "script":
+            self.scripts.append((self.elements[-1][1], data))
+        else:
+            self.text.append(data)
+
+
+TAGS = {
+    *("html", "head", "meta", "title", "style", "script", "body", "header", "main", "footer"),
+    *("nav", "section", "article", "figure", "figcaption", "div", "span", "p", "b", "i", "a"),
+    *("h1", "h2", "h3", "h4", "ul", "ol", "li", "dl", "dt", "dd", "table", "caption", "thead"),
+    *("tbody", "tr", "th", "td", "details", "summary", "code", "pre", "img", "bdi", "wbr", "br"),
+}
 
 
 def test_captions_of_strangers_are_text_and_nothing_else(run):
     page = Read(page_of(run))
-    assert {tag for tag, _ in page.elements} <= {
-        *("html", "head", "meta", "title", "style", "body", "header", "main", "footer", "nav"),
-        *("section", "article", "figure", "figcaption", "div", "span", "p", "b", "i", "a", "h1"),
-        *("h2", "h3", "h4", "ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr"),
-        *(
-            "th",
-            "td",
-            "details",
-            "summary",
-            "code",
-            "pre",
-            "img",
-            "bdi",
-            "svg",
-            "rect",
-            "line",
-            "wbr",
-        ),
-    }
+    assert {tag for tag, _ in page.elements} <= TAGS
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
         assert attributes.get("src", DATA).startswith(DATA)
@@ -308,12 +303,29 @@ def test_captions_of_strangers_are_text_and_nothing_else(run):
         assert "url(" not in attributes.get("style", "")
     assert sum(SCRIPT in text for text in page.text) > 0
     assert sum(IMG in text for text in page.text) > 0
-    assert "<script" not in page_of(run)
     style = page_of(run).split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
+
+
+def test_the_policy_lets_the_own_scripts_run_and_no_other(run):
+    page = Read(page_of(run))
     [policy] = [a["content"] for t, a in page.elements if a.get("http-equiv")]
-    assert policy.startswith("default-src 'none'")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    data = [json.loads(text) for attributes, text in page.scripts if attributes]
+    own = [text for attributes, text in page.scripts if not attributes]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in own]
+    assert rules == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "script-src": " ".join(f"'sha256-{digest.decode()}'" for digest in digests),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    charts = [attributes for _, attributes in page.elements if "data-chart" in attributes]
+    assert len(own) == 2
+    assert [len(specs) for specs in data] == [len(charts)]
 
 
 def test_controls_are_written_out_and_long_captions_are_cut(run):
@@ -323,8 +335,8 @@ def test_controls_are_written_out_and_long_captions_are_cut(run):
     read = Read(page)
     cut = [a["title"] for tag, a in read.elements if tag == "bdi" and "title" in a]
     longest = max(cut, key=len)
-    assert longest.startswith(LONG[:3999])
-    assert len(longest) == 4000
+    assert longest.startswith(LONG[:499])
+    assert len(longest) == 500
     assert max(len(text) for text in read.text if "many words" in text) < 150
 
 
@@ -343,10 +355,10 @@ def test_pictures_are_small_and_a_broken_one_is_said_to_be_missing(run, report):
 
 
 def test_page_is_made_from_the_report_alone(run, report):
-    again = render(report, {})
-    words = [
-        "".join(Read(page).text).replace("no picture", "").split() for page in (again, page_of(run))
-    ]
+    page = page_of(run)
+    timing = json.loads((run.work / "report" / "timing.json").read_text())
+    again = render(report, {}, timing if "in timing.json" in page else None)
+    words = ["".join(Read(page).text).replace("no picture", "").split() for page in (again, page)]
     assert words[0] == words[1]
     report = json.loads(json.dumps(report))
     report["totals"]["kept"] = 123_456
@@ -429,7 +441,9 @@ def test_a_pool_without_rows(tmp_path):
     save(str(pipeline.work / "subset.npy"), np.zeros(0, dtype=UID))
     counts = verdict.no_counts()
     facts = Facts(plan, Pool(table, known), counts, {"pool": {"rows": 0}}, "clip_score")
-    report = write_report(facts, LocalRunner())
+    told = write_report(facts, LocalRunner())
+    write_page(str(pipeline.work), told)
+    report = told.report
     assert report["totals"]["rows"] == report["totals"]["unique_uids"] == 0
     assert [step["in"] for step in report["steps"]] == [0, 0]
     assert "The pool has no rows" in text_of(pipeline)
@@ -454,11 +468,11 @@ def test_downloaded_pictures_are_found_and_failures_counted(tmp_path):
     report = report_of(pipeline)
     [download] = [step for step in report["steps"] if step["role"] == "download"]
     assert (download["in"], download["kept"], download["removed"]) == (6, 5, {"http_404": 1})
-    before, after = report["examples"]
+    before, after = (g for g in report["examples"] if g["side"] == "removed")
     assert [sample["tar"] for sample in before["samples"]] == [None]
     assert {sample["tar"] for sample in after["samples"]} == {"download/000/00000.tar"}
     pictures = [tag for tag, _ in Read(page_of(pipeline)).elements if tag == "img"]
-    assert len(pictures) == 5
+    assert len(pictures) == 2 * 5  # those that image_size removed are those that caption kept
 
 
 def test_urls_lose_what_may_be_secret():

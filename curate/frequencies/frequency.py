@@ -51,14 +51,15 @@ def class_frequencies(work: str, words: Vocabulary, count: int, runner: Runner) 
             "`pool.columns`"
         )
     found = fold(runner.map(partial(_of_block, work, words, count), _spans(work), "classes"), _sum)
-    return found if found is not None else _nothing(words, count)
+    return found if found is not None else nothing(words, count)
 
 
 def _sum(left: Frequencies, right: Frequencies) -> Frequencies:
     return left + right
 
 
-def _nothing(words: Vocabulary, count: int) -> Frequencies:
+def nothing(words: Vocabulary, count: int) -> Frequencies:
+    """What no caption has."""
     shapes = ((3, count), (3, len(words.texts)), (3,), (3,), (3,))
     return Frequencies(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
@@ -73,13 +74,27 @@ def _spans(work: str) -> list[Span]:
 def _of_block(work: str, words: Vocabulary, count: int, span: Span) -> Frequencies:
     ledger = read_parquet(ledger_file(work, span.block), ["step", "copies"])
     outside = ledger["step"].cast(pl.String).is_in([START, LIMIT])
-    unusable = outside.fill_null(value=False).to_numpy()
-    copies = ledger["copies"].to_numpy()
+    usable = ~outside.fill_null(value=False).to_numpy()
     captions = columns.load(work, pool_columns(work), ["caption"], span)["caption"]
+    return in_captions((words, count), captions, usable, ledger["copies"].to_numpy())
+
+
+def in_captions(
+    wanted: tuple[Vocabulary, int], captions: pl.Series, usable: np.ndarray, copies: np.ndarray
+) -> Frequencies:
+    """Look for the texts of so many classes in [N] captions.
+
+    Args:
+        wanted: The texts, and the number of classes.
+        captions: [N] String.
+        usable: [N] bool: rows that count at all.
+        copies: [N] of each that is kept; 0 for who is not.
+    """
+    words, count = wanted
     matcher = Matcher(words.texts)
-    found = _nothing(words, count)
-    for start in range(0, len(span), AT_ONCE):
-        rows = start + np.flatnonzero(~unusable[start : start + AT_ONCE])
+    found = nothing(words, count)
+    for start in range(0, len(captions), AT_ONCE):
+        rows = start + np.flatnonzero(usable[start : start + AT_ONCE])
         part = captions.gather(pl.Series(rows))
         weights = np.stack([np.ones(len(rows)), copies[rows] > 0, copies[rows]])  # [3, N]
         found += _counted(words, count, (matcher, part), weights.astype(np.float64))

@@ -1,5 +1,6 @@
 "use strict";
-// Draws each chart when it comes into view, in the colours of the page, light or dark.
+// Draws each chart when it comes into view, in the colours of the page, light or dark; marks the
+// section that is read in the navigation.
 (() => {
   const specs = JSON.parse(document.getElementById("charts").textContent);
   const places = [...document.querySelectorAll("[data-chart]")];
@@ -64,4 +65,20 @@
   };
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   window.addEventListener("beforeprint", all);
+
+  const links = [...document.querySelectorAll("nav a")];
+  const mark = (section) => {
+    for (const link of links) {
+      const here = link.hash === `#${section.id}`;
+      if (!here) link.removeAttribute("aria-current");
+      else {
+        link.setAttribute("aria-current", "true");
+        link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.clientWidth / 3;
+      }
+    }
+  };
+  const read = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) mark(entry.target);
+  }, {rootMargin: "-20% 0px -75% 0px"});
+  document.querySelectorAll("main > section[id]").forEach((section) => read.observe(section));
 })();

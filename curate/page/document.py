@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
+import re
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -16,6 +19,12 @@ import jinja2
 from markupsafe import Markup
 
 from curate.page import texts
+
+# What strangers wrote is escaped: no section can come from them.
+_SECTION = re.compile(r'<section id="([a-z_-]+)"[^>]*>\s*<h2[^>]*>([^<]+)')
+
+
+AXIS = 44  # px: the room that the labels and the title of a chart's lower axis take
 
 
 class Drawings:
@@ -34,8 +43,14 @@ class Drawings:
         spec = chart.to_dict()
         spec.pop("config", None)  # the page's script has one for all
         self.specs.append(spec)
-        place = Markup('<div class="chart" data-chart="{}" role="img" aria-label="{}"></div>')
-        return place.format(len(self.specs) - 1, about)
+        # Its words stand there until it is drawn, and its height is kept, so that nothing moves.
+        height = spec.get("height")
+        room = height + AXIS if isinstance(height, int) else 0
+        place = Markup(
+            '<div class="chart" data-chart="{}" role="img" aria-label="{}" '
+            'style="min-height:{}px"><p>{}</p></div>'
+        )
+        return place.format(len(self.specs) - 1, about, room, about)
 
 
 def document(template: str, given: dict[str, Any]) -> str:
@@ -46,6 +61,20 @@ def document(template: str, given: dict[str, Any]) -> str:
         given: What the template reads besides the functions of `texts` and `draw`.
     """
     drawings = Drawings()
+    page = _environment().get_template(template).render({**given, "draw": drawings.draw})
+    scripts = [_bundle(), _file("charts.js")] if drawings.specs else []
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
+    head, marker, rest = page.partition("SCRIPT-HASHES")
+    assert marker, f"{template} does not extend page.html.j2"
+    page = head + hashes + rest
+    tail = [f'<script type="application/json" id="charts">{_inert(drawings.specs)}</script>']
+    tail += [f"<script>{script}</script>" for script in scripts]
+    return page.replace("</body>", "\n".join(tail if scripts else []) + "</body>", 1)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Where the templates are, compiled once for all pages of a process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("curate.page", "."),
         autoescape=True,
@@ -67,24 +96,22 @@ def document(template: str, given: dict[str, Any]) -> str:
     environment.globals.update(
         share=texts.share,
         many=texts.many,
-        draw=drawings.draw,
+        contents=contents,
         style=Markup(_file("page.css")),
     )
-    body = environment.get_template(template).render(given)
-    scripts = [_bundle(), _file("charts.js")] if drawings.specs else []
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
-    head, marker, rest = body.partition("SCRIPT-HASHES")
-    assert marker, f"{template} does not extend page.html.j2"
-    page = head + hashes + rest
-    tail = [f'<script type="application/json" id="charts">{_inert(drawings.specs)}</script>']
-    tail += [f"<script>{script}</script>" for script in scripts]
-    return page.replace("</body>", "\n".join(tail if scripts else []) + "</body>", 1)
+    return environment
+
+
+def contents(body: str) -> list[tuple[str, str]]:
+    """(id, title) of each section of a page, for its navigation."""
+    return [(found[1], html.unescape(found[2]).strip()) for found in _SECTION.finditer(body)]
 
 
 def _file(name: str) -> str:
     return resources.files("curate.page").joinpath(name).read_text(encoding="utf-8")
 
 
+@cache
 def _bundle() -> str:
     """The scripts of Vega, Vega-Lite and Vega-Embed, as one."""
     import altair

@@ -55,6 +55,8 @@ def points(change: float) -> str:
 
 def duration(seconds: float) -> str:
     """0.4 s, 3:07 min, 2:05:00 h."""
+    if 0 < seconds < 0.05:
+        return "<0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

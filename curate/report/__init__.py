@@ -10,17 +10,26 @@ from typing import Any
 from curate import __version__, storage
 from curate.page.render import Place, render
 from curate.report import numbers
+from curate.report.classes import classes
+from curate.report.clusters import clusters
 from curate.report.concepts import concepts
+from curate.report.downloads import downloads
+from curate.report.duplicates import duplicates
 from curate.report.evaluation import evaluation
 from curate.report.examples import choose
 from curate.report.facts import Facts, unfinished
 from curate.report.histogram import draw
 from curate.report.known_sets import known_sets
-from curate.report.pictures import load
+from curate.report.losses import losses
+from curate.report.makeup import makeup
+from curate.report.pictures import fewer, load, samples_of
+from curate.report.probe import probe
 from curate.report.schema import SCHEMA_VERSION
 from curate.runner import Runner
 
 __all__ = ["SCHEMA_VERSION", "Facts", "Told", "write_page", "write_report"]
+
+PAGE_BYTES = 9_900_000  # of a page at most, as far as pictures can be left out
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,14 @@ def write_report(facts: Facts, runner: Runner) -> Told:
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
         "histograms": draw(facts, runner),
+        "probe": probe(facts, runner),
+        "makeup": makeup(facts, runner),
+        "downloads": downloads(facts, runner),
+        "losses": losses(facts, runner),
+        "duplicates": duplicates(facts, runner),
+        "clusters": clusters(facts, runner),
         "concepts": concepts(facts, runner),
+        "classes": classes(facts, runner),
         "sets": known_sets(facts),
         "evaluation": evaluation(facts, runner),
         "examples": choose(facts, runner),
@@ -60,15 +76,17 @@ def write_report(facts: Facts, runner: Runner) -> Told:
 
 def write_page(work: str, told: Told, timing: Mapping[str, Any] | None = None) -> None:
     """Commit `report/index.html`: a byte-exact function of the report, its pictures and times."""
-    page = render(told.report, told.pictures, timing)
-    storage.commit(storage.join(work, "report", "index.html"), page.encode())
+    page = render(told.report, told.pictures, timing).encode()
+    if len(page) > PAGE_BYTES:  # what else it has is more than is usual
+        pictures = fewer(told.report, told.pictures, len(page) - PAGE_BYTES)
+        page = render(told.report, pictures, timing).encode()
+    storage.commit(storage.join(work, "report", "index.html"), page)
 
 
 def _leave_out_parts(facts: Facts, report: dict[str, Any]) -> None:
     """Name a download's tar without its part, which depends on how often a URL was asked for."""
     if facts.plan.download() is None:
         return
-    for gallery in report["examples"]:
-        for sample in gallery["samples"]:
-            if sample["tar"] is not None:
-                sample["tar"] = re.sub(r"-r\d+\.tar$", ".tar", sample["tar"])
+    for sample in samples_of(report):
+        if sample["tar"] is not None:
+            sample["tar"] = re.sub(r"-r\d+\.tar$", ".tar", sample["tar"])

@@ -1,164 +1,106 @@
-"""Which samples a report shows: those nearest to a threshold, and a few of each other reason."""
+"""Which samples a report shows: some by chance, and those nearest to a threshold.
+
+By chance are some of those that the run kept, of those that each filter kept, of those that it
+removed for each reason, and of each tenth of its scores.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from curate import chance, columns, fates
 from curate.columns import Span
-from curate.compiled import Compiled, is_filter
+from curate.compiled import Compiled
 from curate.fates import Fates
-from curate.report.facts import Facts, Look, looks, plain, stops
+from curate.report.facts import Facts, plain, stops
+from curate.report.galleries import Gallery, galleries_of
 from curate.report.histogram import scores
 from curate.report.samples import describe
+from curate.report.tenths import TENTHS, tenths
 from curate.runner import Runner, fold
+from curate.sample import UID
 
-SHOWN = 8  # samples of one gallery
-REASONS = 20  # of one step that have a gallery, the commonest first
 _STRIDE = 61  # of rows looked at for a bound
-
-
-Side = Literal["kept", "removed"]
-SIDES: tuple[Side, Side] = ("kept", "removed")
-
-
-@dataclass(frozen=True)
-class Border:
-    """A threshold, in the unit of its column."""
-
-    score: str
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Samples that are shown together: the nearest to a border, or those of the smallest hash."""
-
-    index: int  # of the step
-    step: str
-    filter: str
-    reason: str
-    side: Side
-    columns: tuple[str, ...]  # the deciding values
-    border: Border | None = None
+SHOWN_OF_TENTH = 4
 
 
 def choose(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
-    """Up to SHOWN samples for each gallery that has any, and all that a page says of them."""
-    galleries = list(_galleries(facts))
+    """The samples of each gallery that has any, and all that a page says of them."""
+    galleries = galleries_of(facts)
+    sizes = np.array([gallery.size for gallery in galleries])
     work = partial(_candidates, facts.plan, facts.after, galleries)
-    found = fold(runner.map(work, facts.spans(), "report"), _best) if galleries else None
+    found = fold(runner.map(work, facts.spans(), "report"), partial(_best, sizes))
     if found is None or not found.height:
         return []
-    chosen = found.sort("gallery", "rank", "f0", "f1", "block", "row")
-    steps = pl.Series("index", [gallery.index for gallery in galleries], dtype=pl.Int64)
-    wanted = chosen.select(steps.gather(chosen["gallery"]), "block", "row")
-    samples = describe(facts, wanted, {g.index: g.columns for g in galleries}, runner)
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for record in chosen.iter_rows(named=True):
-        gallery = galleries[record["gallery"]]
+    groups = list(_shown(galleries, found.sort(*_ORDER)))
+    wanted = [
+        group.select(pl.lit(gallery.index, pl.Int64).alias("index"), "block", "row")
+        for gallery, _, group in groups
+    ]
+    if not wanted:
+        return []
+    samples = describe(facts, pl.concat(wanted), {g.index: g.columns for g in galleries}, runner)
+    return [
+        {**_named(gallery, tenth, group), "samples": _described(gallery, group, samples)}
+        for gallery, tenth, group in groups
+    ]
+
+
+def _shown(
+    galleries: list[Gallery], found: pl.DataFrame
+) -> Iterator[tuple[Gallery, int | None, pl.DataFrame]]:
+    """(gallery, which tenth of its scores, samples) of what is shown."""
+    for (number,), group in found.group_by("gallery", maintain_order=True):
+        gallery = galleries[int(str(number))]
+        if gallery.score is None:
+            yield gallery, None, group
+            continue
+        tenth = tenths(group["score"].to_numpy())
+        if tenth is None:
+            continue
+        placed = group.with_columns(tenth=pl.Series(tenth))
+        for each in range(1, TENTHS + 1):
+            own = placed.filter(pl.col("tenth") == each)
+            if own.height:
+                yield gallery, each, own
+
+
+def _described(
+    gallery: Gallery, group: pl.DataFrame, samples: dict[tuple[int, int, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    shown = []
+    most = SHOWN_OF_TENTH if gallery.score is not None else gallery.size
+    for record in group.head(most).iter_rows(named=True):
         sample = samples[gallery.index, record["block"], record["row"]]
-        own = {name: sample["values"][name] for name in gallery.columns}
-        shown = {**sample, "values": own, "score": plain(record["score"])}
-        groups.setdefault(record["gallery"], []).append(shown)
-    return [{**_named(galleries[number]), "samples": group} for number, group in groups.items()]
+        own = {name: sample["values"][name] for name in gallery.columns if name in sample["values"]}
+        shown.append({**sample, "values": own, "score": plain(record["score"])})
+    return shown
 
 
-def _named(gallery: Gallery) -> dict[str, Any]:
+def _named(gallery: Gallery, tenth: int | None, group: pl.DataFrame) -> dict[str, Any]:
     border = gallery.border
+    chosen = "decile" if tenth is not None else "random" if border is None else "nearest"
+    ends = (group["score"].min(), group["score"].max())
     return {
         "step": gallery.step,
         "filter": gallery.filter,
         "reason": gallery.reason,
         "side": gallery.side,
-        "chosen": "random" if border is None else "nearest",
-        "score": None if border is None else border.score,
+        "chosen": chosen,
+        "score": gallery.score if border is None else border.score,
         "threshold": None if border is None else plain(border.threshold),
+        "decile": tenth,
+        "between": None if tenth is None else [plain(end) for end in ends],
     }
 
 
-def _galleries(facts: Facts) -> Iterator[Gallery]:
-    found = looks(facts)
-    for index, step in enumerate(facts.plan.steps):
-        own = [look for look in found if look.index == index]
-        names = tuple(dict.fromkeys(name for look in own for name in look.shown.columns))
-        bordered: set[str] = set()
-        for look in own:
-            nearest = list(_at_thresholds(look, names))
-            yield from nearest
-            bordered |= {gallery.reason for gallery in nearest if look.filter == step.name}
-        for reason in _reasons(facts.counts, step.name) if is_filter(step) else ():
-            if reason not in bordered:
-                yield Gallery(index, step.name, step.name, reason, "removed", names)
-
-
-def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
-    if look.score is None:
-        return
-    for reason, threshold in look.shown.thresholds.items():
-        border = Border(look.score, float(threshold))
-        for side in SIDES:
-            yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
-
-
-def _reasons(counts: pl.DataFrame, step: str) -> list[str]:
-    lost = pl.col("reason").str.starts_with(fates.LOST)
-    own = counts.filter((pl.col("step") == step) & ~lost)
-    return own.sort(["rows", "reason"], descending=[True, False])["reason"].head(REASONS).to_list()
-
-
-def _best(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """The first SHOWN of each gallery, of both."""
-    both = pl.concat([left, right]).sort("gallery", "rank", "f0", "f1", "block", "row")
-    return both.group_by("gallery", maintain_order=True).head(SHOWN)
-
-
-def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span) -> pl.DataFrame:
-    """The first SHOWN of each gallery in a block; rows of one uid go by their place in the pool."""
-    found = fates.read(plan.work, after, span)
-    stopped, uids = stops(plan, found), columns.uids(plan.work, span)
-    frames = []
-    read: dict[tuple[int, str], np.ndarray] = {}  # both sides of a threshold look at one column
-    everything = np.arange(len(span))
-    for number, gallery in enumerate(galleries):
-        score = np.full(len(span), np.nan)
-        if gallery.border is not None:
-            place = (gallery.index, gallery.border.score)
-            if place not in read:
-                read[place] = scores(plan, *place, span)
-            score = read[place]
-            distance = np.abs(score - gallery.border.threshold)
-            # The best of a few are a bound for the best of all: most rows need no second look.
-            few = _members(gallery, stopped, found, everything[::_STRIDE])
-            bound = _last(distance[few])
-            near = everything if np.isnan(bound) else np.flatnonzero(distance <= bound)
-            rows = _members(gallery, stopped, found, near)
-            rank = distance[rows]
-        else:
-            rows = _members(gallery, stopped, found, everything)
-            rank = chance.uniform(plan.config.seed, "report", uids[rows], gallery.step)
-        first = _first(rank, uids, rows)
-        there = rows[first]
-        frame = {
-            "gallery": np.full(len(there), number),
-            "rank": rank[first],
-            "f0": uids["f0"][there],
-            "f1": uids["f1"][there],
-            "block": np.full(len(there), span.block),
-            "row": there,
-            "score": pl.Series(score[there], dtype=pl.Float64).fill_nan(None),
-        }
-        frames.append(pl.DataFrame(frame).cast(pl.Schema(_CANDIDATE)))
-    return pl.concat([pl.DataFrame(schema=_CANDIDATE), *frames])
-
-
+_ORDER = ("gallery", "rank", "f0", "f1", "block", "row")
 _CANDIDATE: dict[str, Any] = {
     "gallery": pl.UInt32,
     "rank": pl.Float64,
@@ -170,12 +112,97 @@ _CANDIDATE: dict[str, Any] = {
 }
 
 
-def _members(gallery: Gallery, stopped: np.ndarray, found: Fates, rows: np.ndarray) -> np.ndarray:
+def _best(sizes: np.ndarray, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """The first of each gallery, of both: as many as it has room for."""
+    both = pl.concat([left, right]).sort(*_ORDER)
+    place = both.select(pl.int_range(pl.len()).over("gallery")).to_series().to_numpy()
+    return both.filter(pl.Series(place < sizes[both["gallery"].to_numpy()]))
+
+
+class _Block:
+    """One block, and what galleries ask of it more than once."""
+
+    def __init__(self, plan: Compiled, after: str, span: Span) -> None:
+        self.plan, self.span = plan, span
+        self.found: Fates = fates.read(plan.work, after, span)
+        self.stopped = stops(plan, self.found)
+        self.uids = columns.uids(plan.work, span)
+        self.everything = np.arange(len(span))
+        self._scores: dict[tuple[int, str], np.ndarray] = {}
+
+    @cached_property
+    def _drawn(self) -> np.ndarray:
+        return chance.uniform(self.plan.config.seed, "report", self.uids)
+
+    def scores(self, index: int, name: str) -> np.ndarray:
+        """[N] float64 of a column; both sides of a threshold look at the same one."""
+        place = (index, name)
+        if place not in self._scores:
+            self._scores[place] = scores(self.plan, index, name, self.span)
+        return self._scores[place]
+
+    def by_chance(self, salt: str, rows: np.ndarray) -> np.ndarray:
+        """[K] in [0, 1) of rows by uid hash; another salt has others first.
+
+        One hash is turned by an angle of each salt: hashing anew takes ten times as long.
+        """
+        nobody = np.zeros(1, dtype=UID)
+        angle = chance.uniform(self.plan.config.seed, "report", nobody, salt)[0]
+        turned = self._drawn[rows] + angle
+        turned -= turned >= 1.0
+        return np.asarray(turned)
+
+
+def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span) -> pl.DataFrame:
+    """The first of each gallery in a block; rows of one uid go by their place in the pool."""
+    block = _Block(plan, after, span)
+    frames = []
+    for number, gallery in enumerate(galleries):
+        rows, rank, score = _ranked(gallery, block)
+        first = _first(rank, gallery.size, (block.uids, rows))
+        there = rows[first]
+        frame = {
+            "gallery": np.full(len(there), number),
+            "rank": rank[first],
+            "f0": block.uids["f0"][there],
+            "f1": block.uids["f1"][there],
+            "block": np.full(len(there), span.block),
+            "row": there,
+            "score": pl.Series(score[first], dtype=pl.Float64).fill_nan(None),
+        }
+        frames.append(pl.DataFrame(frame).cast(pl.Schema(_CANDIDATE)))
+    return pl.concat([pl.DataFrame(schema=_CANDIDATE), *frames])
+
+
+def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """([K] rows that a gallery may show, [K] their ranks, [K] their scores, NaN without one)."""
+    border = gallery.border
+    if border is not None:
+        score = block.scores(gallery.index, border.score)
+        distance = np.abs(score - border.threshold)
+        # The best of a few are a bound for the best of all: most rows need no second look.
+        few = _members(gallery, block, block.everything[::_STRIDE])
+        bound = _last(distance[few], gallery.size)
+        near = block.everything if np.isnan(bound) else np.flatnonzero(distance <= bound)
+        rows = _members(gallery, block, near)
+        return rows, distance[rows], score[rows]
+    rows = _members(gallery, block, block.everything)
+    if gallery.score is not None:
+        score = block.scores(gallery.index, gallery.score)
+        rows = rows[np.isfinite(score[rows])]
+        rank = block.by_chance(f"{gallery.step} {gallery.score}", rows)
+        return rows, rank, score[rows]
+    salt = gallery.step if gallery.side == "removed" else f"{gallery.step or ''} kept"
+    return rows, block.by_chance(str(salt), rows), np.full(len(rows), np.nan)
+
+
+def _members(gallery: Gallery, block: _Block, rows: np.ndarray) -> np.ndarray:
     """Those of some rows that a gallery is chosen from."""
-    if gallery.side == "kept":
-        return np.asarray(rows[stopped[rows] > gallery.index])
-    wanted = [step == gallery.step and _is_of(gallery, reason) for step, reason in found.known]
-    return np.asarray(rows[np.array([False, *wanted])[found.code[rows]]])
+    if gallery.side != "removed":
+        first = gallery.index + (gallery.side == "kept" and gallery.step is not None)
+        return np.asarray(rows[block.stopped[rows] >= first])
+    wanted = [step == gallery.step and _is_of(gallery, why) for step, why in block.found.known]
+    return np.asarray(rows[np.array([False, *wanted])[block.found.code[rows]]])
 
 
 def _is_of(gallery: Gallery, reason: str) -> bool:
@@ -186,24 +213,25 @@ def _is_of(gallery: Gallery, reason: str) -> bool:
     return f"{gallery.filter}:{gallery.reason}" in reason.split(" ")
 
 
-def _last(rank: np.ndarray) -> float:
-    """The SHOWN smallest rank; NaN where there are not so many."""
-    return float(np.partition(rank, SHOWN - 1)[SHOWN - 1]) if len(rank) > SHOWN else math.nan
+def _last(rank: np.ndarray, size: int) -> float:
+    """The size-th smallest rank; NaN where there are not so many."""
+    return float(np.partition(rank, size - 1)[size - 1]) if len(rank) > size else math.nan
 
 
-def _first(rank: np.ndarray, uids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Places of the SHOWN smallest ranks, NaN left out, in no order.
+def _first(rank: np.ndarray, size: int, of: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Places of the smallest ranks, NaN left out, in no order.
 
     Ties go to the smaller uid, then the first row.
 
     Args:
         rank: [K] of the rows.
-        uids: [N] UID of all rows of the block.
-        rows: [K] rows of the block.
+        size: How many.
+        of: [N] UID of all rows of the block, and [K] rows of the block.
     """
-    last = _last(rank)
+    uids, rows = of
+    last = _last(rank, size)
     # Sorting is for those few that can be among them.
     places = np.flatnonzero(~np.isnan(rank) if np.isnan(last) else rank <= last)
     own = uids[rows[places]]
     order = np.lexsort((own["f1"], own["f0"], rank[places]))
-    return places[order[:SHOWN]]
+    return places[order[:size]]

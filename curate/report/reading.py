@@ -44,7 +44,7 @@ def read_facts(work: str) -> Facts:
     for first, stop in _verdicts(plan):
         name = plan.steps[stop - 1].name
         found = verdicts.sealed(work, name)
-        if found is None or found["link"] != _link(plan, (after, seal["chain"]), first, stop):
+        if found is None or found.get("link") != _link(plan, (after, seal["chain"]), first, stop):
             break
         states.update(found["states"])
         seal, after, reached = found, name, stop

@@ -20,7 +20,8 @@ from curate.report.facts import Facts, plain, public
 from curate.runner import Runner
 from curate.sample import PICTURE_TAR, format_uids
 
-NEAR = 8192  # rows around a chosen one that are read with it
+NEAR = (8_192, 32_768, 131_072)  # rows around a chosen one that may be read with it
+_READ = 65_536  # rows that are read in the time that it takes to begin reading
 LONGEST = 4_000  # characters of a caption; deciding values have a tenth of that
 
 Address = tuple[int, int, int]  # step, block, row of the block
@@ -43,9 +44,10 @@ def describe(
     """
     wanted = wanted.unique().sort("index", "block", "row")
     rows = facts.pool.block_rows()
-    near = wanted.with_columns(near=pl.col("row") // NEAR)
+    size = reach(wanted)
+    near = wanted.with_columns(near=pl.col("row") // size)
     jobs = [
-        (_near(block, number, rows), part.select("index", "row"))
+        (_near(block, number, size, int(rows[block])), part.select("index", "row"))
         for (block, number), part in near.group_by(["block", "near"])
     ]
     samples: dict[Address, dict[str, Any]] = {}
@@ -61,9 +63,19 @@ def describe(
     return samples
 
 
-def _near(block: Any, number: Any, rows: np.ndarray) -> Span:
-    """The rows around some chosen ones: texts of a whole block are too much to read for a few."""
-    return Span(block, number * NEAR, min((number + 1) * NEAR, int(rows[block])))
+def reach(wanted: pl.DataFrame) -> int:
+    """How many rows are best read together for some chosen ones, (block, row).
+
+    Texts of a whole block are too much to read for a few; for many, so is beginning each time.
+    """
+    chosen = [wanted.select("block", pl.col("row") // size).n_unique() for size in NEAR]
+    costs = [count * (_READ + size) for count, size in zip(chosen, NEAR, strict=True)]
+    return NEAR[costs.index(min(costs))]
+
+
+def _near(block: Any, number: Any, size: int, rows: int) -> Span:
+    """The rows around some chosen ones."""
+    return Span(block, number * size, min((number + 1) * size, rows))
 
 
 def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | None) -> str | None:
@@ -78,7 +90,7 @@ def _tar(plan: Compiled, part: int | None, shard: dict[str, Any], key: str | Non
 
 
 def _describe(
-    plan: Compiled, after: str, names: dict[int, tuple[str, ...]], job: tuple[Span, pl.DataFrame]
+    plan: Compiled, after: str, names: Mapping[int, tuple[str, ...]], job: tuple[Span, pl.DataFrame]
 ) -> dict[Address, dict[str, Any]]:
     span, wanted = job
     rows = wanted["row"].unique().sort()

@@ -37,24 +37,33 @@ class Sample(Part):
 class ShownSample(Sample):
     """A sample of a gallery."""
 
-    score: float | str | None = Field(description="in the column of the gallery's threshold")
+    score: float | str | None = Field(description="in the column of the gallery's `score`")
 
 
 class Gallery(Part):
     """Samples that are shown together."""
 
-    step: str
-    filter: str = Field(description="the step, or the filter inside `any_of`")
-    reason: str = Field(description="why they were removed, or which threshold they are near")
-    side: Literal["kept", "removed", "both"]
+    step: str | None = Field(description="null: those that the whole run kept")
+    filter: str | None = Field(description="the step, or the filter inside `any_of`")
+    reason: str | None = Field(
+        description="why they were removed, or which threshold they are near; else null"
+    )
+    side: Literal["kept", "removed", "both"] = Field(
+        description="what the step did with them; both: they reached it"
+    )
     chosen: Literal["random", "nearest", "decile"] = Field(
         description="random: by uid hash; nearest: to the threshold; decile: by uid hash among "
-        "those of a tenth of the scores"
+        "those of a tenth of the finite scores that reached the step"
     )
     score: str | None = Field(description="the column of the threshold, or of the deciles")
     threshold: float | str | None
-    decile: int | None = Field(description="1 (lowest scores) to 10")
-    between: tuple[float, float] | None = Field(description="scores that the decile spans")
+    decile: int | None = Field(
+        description="1 (lowest scores) to 10, as 10,000 scores drawn by uid hash tell (all, where "
+        "there are no more); equal scores are in one, so some may be missing"
+    )
+    between: list[float] | None = Field(
+        description="lowest and highest of the drawn scores that are in the decile"
+    )
     samples: list[ShownSample]
 
 
@@ -268,7 +277,10 @@ class Probe(Part):
 class Group(Part):
     """Samples that were found to be the same, and who of them stayed."""
 
-    kept: Sample | None = Field(description="who stayed; null where that row is not at hand")
+    kept: Sample | None = Field(
+        description="who stayed there, though a later step may have removed it; null where that "
+        "row is not at hand. By SemDeDup's rule it may be gone itself"
+    )
     removed: list[Sample] = Field(description="at most 5, by uid")
     size: int = Field(description="with the one that stayed")
     similarity: list[float | None] = Field(description="of each of `removed` to `kept`, if known")
@@ -278,9 +290,16 @@ class Duplicates(Part):
     """The largest groups of a filter that removes duplicates."""
 
     step: str
+    of: list[str] = Field(description="the columns that are compared")
+    unit: Literal["cosine", "bits"] | None = Field(
+        description="of `similarity`: the cosine of the embeddings; or the bits in which hashes "
+        "differ, 0 for the same; null where duplicates are equal"
+    )
     groups: int = Field(description="groups that lost somebody")
     removed: int
-    sizes: dict[str, int] = Field(description="{size of a group, as `2` or `5-8`: groups}")
+    sizes: dict[str, int] = Field(
+        description="{size of a group, as `2` or `5-8`, with the one that stayed: groups}"
+    )
     largest: list[Group] = Field(description="at most 100; ties by the uid that stayed")
 
 
@@ -347,52 +366,66 @@ class Words(Part):
 
     column: str
     about: str = Field(description="language, domain, source, licence, or the column itself")
-    steps: list[str] = Field(description="the steps that remove, in order")
-    distinct: int | None = Field(description="different values in the pool; null above a million")
+    since: str = Field(
+        description="pool, or the step that made the column: `reached` begins with who got past it"
+    )
+    steps: list[str] = Field(description="the steps behind that which remove, in order")
+    distinct: int | None = Field(description="different values; null above a million")
     exact: bool = Field(description="whether no value left out can be among the commonest")
-    values: list[Value] = Field(description="the commonest in the pool, and in the subset")
+    values: list[Value] = Field(
+        description="the commonest 20 to begin with, and in the subset; cut after 200 characters"
+    )
     rest: list[int] = Field(description="samples of all other values, as `reached`")
 
 
 class Numbers(Part):
     """How a number is distributed, before and after."""
 
-    column: str
-    about: str = Field(description="width, aspect_ratio, caption_characters, caption_tokens, ...")
+    column: str = Field(description="or both, where width and height make one number")
+    about: str = Field(
+        description="smaller_side, aspect_ratio, caption_characters, caption_words, "
+        "caption_tokens, or the column itself"
+    )
     unit: str
     scale: Literal["linear", "log"]
+    since: str = Field(description="as of words")
     steps: list[str]
-    edges: list[float] = Field(description="[B + 1]; a bin includes its lower edge")
+    edges: list[float] = Field(
+        description="[B + 1]; a bin includes its lower edge, the last one its upper edge as well; "
+        "none where nobody has a value"
+    )
     reached: list[list[int]] = Field(description="[steps + 1][B] samples")
-    missing: list[int] = Field(description="[steps + 1] samples without a value")
+    missing: list[int] = Field(description="[steps + 1] samples without a finite value")
 
 
 class Shift(Part):
-    """A value whose share changed from pool to subset."""
+    """A value, or a range of a number, whose share changed from pool to subset."""
 
     column: str
-    value: str
+    about: str
+    value: str | None = Field(description="null: without a value")
+    since: str = Field(description="as of words: `pool` is the share of who got past it")
     pool: float = Field(description="its share of the pool")
     kept: float = Field(description="its share of the subset")
-    hardest: str | None = Field(description="the step that cost it most beside all others")
+    hardest: str = Field(description="the step that changed its share most, the same way")
 
 
 class ScoreGroup(Part):
     """The scores of those who share a value."""
 
     value: str
-    rows: int
-    kept: int
-    mean: float | None
-    deviation: float | None
+    rows: int = Field(description="that have a score, whether a later step removed them or not")
+    kept: int = Field(description="of those, in the subset")
+    mean: float
+    deviation: float = Field(description="the standard deviation of those rows")
 
 
 class ScoresBy(Part):
     """A score by language, or by length of caption."""
 
     score: str
-    by: str
-    groups: list[ScoreGroup]
+    by: str = Field(description="a column of languages, or caption_characters")
+    groups: list[ScoreGroup] = Field(description="the 20 commonest languages, or all lengths")
 
 
 class Makeup(Part):
@@ -400,17 +433,19 @@ class Makeup(Part):
 
     words: list[Words]
     numbers: list[Numbers]
-    shifts: list[Shift] = Field(description="at most 40, the largest change first")
+    shifts: list[Shift] = Field(
+        description="at most 40, and 8 of one column, the largest change first"
+    )
     scores: list[ScoresBy]
 
 
 class Fetched(Part):
     """URLs of one kind: a domain, or a source."""
 
-    name: str
+    name: str | None = Field(description="null: URLs without a host")
     asked: int
     success: int
-    failure: str | None = Field(description="its commonest failure")
+    failure: str | None = Field(description="its commonest failure; null where none failed")
 
 
 class Downloads(Part):
@@ -420,8 +455,11 @@ class Downloads(Part):
     asked: int
     success: int
     kinds: dict[str, int] = Field(description="{failure: rows}")
-    domains: list[Fetched] = Field(description="those with most URLs, then with most failures")
+    domains: list[Fetched] = Field(
+        description="the 20 with most URLs, and the 20 with most failures, most URLs first"
+    )
     domains_asked: int | None = Field(description="different ones; null above a million")
+    domains_exact: bool = Field(description="whether no domain left out can be among those")
     sources: list[Fetched]
 
 
@@ -432,7 +470,53 @@ class Loss(Part):
     kind: str
     rows: int
     examples: list[Sample]
-    remedy: str = Field(description="the command that retries them")
+    remedy: str = Field(description="what retries them")
+
+
+class BeforeAfter(Part):
+    """A number of the pool, and of the subset."""
+
+    before: int = Field(description="of the samples that the pool can use")
+    after: int = Field(description="of those kept")
+    copies: int = Field(description="of their copies")
+
+
+class NamedClass(BeforeAfter):
+    """Samples whose captions name a class, or a synonym of it."""
+
+    name: str = Field(alias="class", description="cut after 100 characters")
+
+
+class VanishedClasses(Part):
+    """Classes that the pool had."""
+
+    classes: int
+    most_frequent: list[NamedClass] = Field(description="at most 50")
+
+
+class ClassCurve(Part):
+    """Counts of classes by rank: another class on each side."""
+
+    ranks: list[int] = Field(description="up to 60, from 1, evenly spaced logarithms")
+    samples: list[list[int]] = Field(description="[2][ranks]: before, after")
+
+
+class Classes(Part):
+    """What became of the classes that `report.classes` names."""
+
+    source: str = Field(description="the file, or `imagenet`")
+    forms_by: str = Field(description="what makes plurals and lemmas: WordNet where it is there")
+    classes: int
+    samples: BeforeAfter
+    naming_a_class: BeforeAfter = Field(description="samples that name any")
+    without_caption: BeforeAfter
+    unnamed: BeforeAfter = Field(description="classes that no sample names")
+    rare: BeforeAfter = Field(description="classes that 1 to 9 samples name")
+    shifted: list[NamedClass] = Field(
+        description="at most 30, those whose share of the samples changed most"
+    )
+    vanished: VanishedClasses
+    curve: ClassCurve
 
 
 class KnownSet(Part):
@@ -481,7 +565,7 @@ class Report(Part):
     duplicates: list[Duplicates]
     clusters: list[Clusters]
     concepts: list[Concepts]
-    classes: dict[str, Any] | None
+    classes: Classes | None
     sets: list[KnownSet]
     evaluation: list[Evaluation]
     examples: list[Gallery]

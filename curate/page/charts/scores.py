@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
-SIDES = alt.Scale(domain=["kept", "removed"], range=["var(--kept)", "var(--removed)"])
+SIDES_OF = ("kept", "removed")
+SIDES = alt.Scale(domain=list(SIDES_OF), range=["var(--kept)", "var(--removed)"])
+EXTENT = 44  # px left of the scores, in both charts: so one stands above the other
 _TIGHT = alt.Scale(nice=False, zero=False)
 BARS = 50  # of a histogram, whose bins in report.json are finer
 _ONE_VALUE = 1e-9  # half the width of the only bin, as a share of the value
@@ -18,7 +20,7 @@ def histogram_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChar
     if histogram["low"] is None:
         return None
     bars = (
-        alt.Chart(alt.InlineData(values=_bars(histogram)))
+        alt.Chart(alt.InlineData(values=_stacked(histogram)))
         .mark_bar(binSpacing=0)
         .encode(
             x=alt.X(
@@ -28,7 +30,12 @@ def histogram_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChar
                 scale=_TIGHT,
             ),
             x2="to:Q",
-            y=alt.Y("samples:Q", title="samples", stack=True),
+            y=alt.Y(
+                "samples:Q",
+                title="samples",
+                stack=True,
+                axis=alt.Axis(format="~s", minExtent=EXTENT),
+            ),
             color=alt.Color("side:N", scale=SIDES, legend=None),
             order=alt.Order("order:Q"),
             tooltip=[
@@ -38,22 +45,45 @@ def histogram_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChar
             ],
         )
     )
-    return alt.layer(bars, *_rules(histogram)).properties(width="container", height=170)
+    layers = (bars, *_rules(histogram), *_words(histogram))
+    return alt.layer(*layers).properties(width="container", height=170)
 
 
-def _bars(histogram: dict[str, Any]) -> list[dict[str, Any]]:
-    edges = edges_of(histogram)
-    width = max(1, len(histogram["kept"]) // BARS)
-    found = []
-    for order, side in enumerate(("kept", "removed")):
-        for first in range(0, len(histogram[side]), width):
-            low, high = edges[first], edges[min(first + width, len(edges) - 1)]
-            rows = sum(histogram[side][first : first + width])
-            if rows:
-                about = f"{low:.4g} to {high:.4g}"
-                bar = {"from": low, "to": high, "side": side, "samples": rows}
-                found.append({**bar, "range": about, "order": order})
-    return found
+def bars_of(histogram: dict[str, Any]) -> list[dict[str, Any]]:
+    """The histogram in BARS bars; none where nobody has a score.
+
+    `from`, `to`, `kept` and `removed` there, and `stay`: how many have a score of at least `from`.
+    """
+    if histogram["low"] is None:
+        return []
+    edges, bins = edges_of(histogram), len(histogram["kept"])
+    width = max(1, bins // BARS)
+    stay = [rows for _, rows in curve_of(histogram)]
+    return [
+        {
+            "from": edges[first],
+            "to": edges[min(first + width, bins)],
+            "stay": stay[first],
+            **{side: sum(histogram[side][first : first + width]) for side in SIDES_OF},
+        }
+        for first in range(0, bins, width)
+    ]
+
+
+def _stacked(histogram: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "from": bar["from"],
+            "to": bar["to"],
+            "side": side,
+            "samples": bar[side],
+            "range": f"{bar['from']:.4g} to {bar['to']:.4g}",
+            "order": order,
+        }
+        for order, side in enumerate(SIDES_OF)
+        for bar in bars_of(histogram)
+        if bar[side]
+    ]
 
 
 def edges_of(histogram: dict[str, Any]) -> list[float]:
@@ -65,23 +95,39 @@ def edges_of(histogram: dict[str, Any]) -> list[float]:
     return [low * (1 - n / bins) + high * (n / bins) for n in range(bins + 1)]
 
 
-def _rules(histogram: dict[str, Any]) -> list[alt.LayerChart | alt.FacetChart]:
-    """A line and a word for each threshold that lies among the scores."""
-    inside = [
-        {"threshold": value, "reason": f"{reason} {value:.4g}"}
+def _thresholds(histogram: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that lie among the scores."""
+    low, high = histogram["low"], histogram["high"]
+    return [
+        {"threshold": value, "reason": f"{reason} {value:.4g}", "upper": value - low > high - value}
         for reason, value in histogram["thresholds"].items()
-        if not isinstance(value, str) and histogram["low"] <= value <= histogram["high"]
+        if not isinstance(value, str) and low <= value <= high
     ]
+
+
+def _rules(histogram: dict[str, Any]) -> list[alt.LayerChart | alt.FacetChart]:
+    """A line at each threshold."""
+    inside = _thresholds(histogram)
     if not inside:
         return []
     base = alt.Chart(alt.InlineData(values=inside)).encode(
         x="threshold:Q", tooltip=[alt.Tooltip("reason:N", title="threshold")]
     )
-    rule = base.mark_rule(strokeDash=[4, 3], strokeWidth=1.5)
-    word = base.mark_text(align="left", baseline="top", dx=4, y=2, fontWeight=600).encode(
-        text="reason:N"
-    )
-    return [alt.layer(rule, word)]
+    return [alt.layer(base.mark_rule(strokeDash=[4, 3], strokeWidth=1.5))]
+
+
+def _words(histogram: dict[str, Any]) -> list[alt.LayerChart | alt.FacetChart]:
+    """A word at each threshold, where there is more room: left of one in the upper half."""
+    found: list[alt.LayerChart | alt.FacetChart] = []
+    aligned: tuple[Literal["left", "right"], ...] = ("left", "right")
+    for upper, align in enumerate(aligned):
+        half = [one for one in _thresholds(histogram) if one["upper"] == bool(upper)]
+        if half:
+            base = alt.Chart(alt.InlineData(values=half)).encode(x="threshold:Q", text="reason:N")
+            dx = -4 if upper else 4
+            word = base.mark_text(align=align, baseline="top", dx=dx, y=2, fontWeight=600)
+            found.append(alt.layer(word))
+    return found
 
 
 def curve_of(histogram: dict[str, Any]) -> list[tuple[float, int]]:
@@ -110,7 +156,7 @@ def curve_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChart | 
             y=alt.Y(
                 "share:Q",
                 title="would stay",
-                axis=alt.Axis(format="%", tickCount=4),
+                axis=alt.Axis(format="%", tickCount=4, minExtent=EXTENT),
                 scale=alt.Scale(domain=[0, 1]),
             ),
             tooltip=[

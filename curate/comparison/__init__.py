@@ -1,0 +1,1 @@
+"""What sets two runs, or two subsets, apart: `curate diff`."""

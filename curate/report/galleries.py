@@ -1,0 +1,106 @@
+"""Which galleries a report has: of the run, and of each filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from curate import fates
+from curate.compiled import is_filter
+from curate.report.facts import Facts, Look, looks
+from curate.report.tenths import DRAWN
+from filters import Filter
+
+SHOWN = 8  # samples of one gallery
+SHOWN_OF_RUN = 24  # of those that the run kept
+REASONS = 20  # of one step that have a gallery, the commonest first
+_VALUES = 4  # scores that are said of those that the run kept
+
+
+Side = Literal["kept", "removed", "both"]
+
+
+@dataclass(frozen=True)
+class Border:
+    """A threshold, in the unit of its column."""
+
+    score: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Samples that are shown together: the nearest to a border, or those of the smallest hash."""
+
+    index: int  # of the step; the number of steps for the whole run
+    step: str | None  # None: the whole run
+    filter: str | None
+    reason: str | None
+    side: Side
+    columns: tuple[str, ...]  # the deciding values
+    border: Border | None = None
+    score: str | None = None  # whose tenths are shown
+
+    @property
+    def size(self) -> int:
+        """How many samples are looked for."""
+        if self.score is not None:
+            return DRAWN
+        return SHOWN if self.step is not None else SHOWN_OF_RUN
+
+
+def galleries_of(facts: Facts) -> list[Gallery]:
+    """Of the run, then of each step: near its thresholds, by chance, and by tenths of scores."""
+    found = looks(facts)
+    galleries = [_of_run(facts, found)]
+    for index in range(len(facts.plan.steps)):
+        galleries += _of_step(facts, index, [look for look in found if look.index == index])
+    return galleries
+
+
+def _of_step(facts: Facts, index: int, own: list[Look]) -> Iterator[Gallery]:
+    step = facts.plan.steps[index]
+    names = tuple(dict.fromkeys(name for look in own for name in look.shown.columns))
+    bordered: set[str | None] = set()
+    for look in own:
+        nearest = list(_at_thresholds(look, names))
+        yield from nearest
+        bordered |= {gallery.reason for gallery in nearest if look.filter == step.name}
+    reasons = _reasons(facts.counts, step.name) if is_filter(step) else []
+    for reason in reasons:
+        if reason not in bordered:
+            yield Gallery(index, step.name, step.name, reason, "removed", names)
+    if reasons:  # else they are those of the step before
+        yield Gallery(index, step.name, step.name, None, "kept", names)
+    # Filters of any_of may read the same score: the first has the gallery.
+    scored = {score: look.filter for look in reversed(own) for score in reversed(look.shown.scores)}
+    for score, filter_ in reversed(scored.items()):
+        yield Gallery(index, step.name, filter_, None, "both", names, score=score)
+
+
+def _of_run(facts: Facts, found: list[Look]) -> Gallery:
+    """Those that the run kept, with scores that say more than how near the nearest other is."""
+    steps = facts.plan.steps
+    near = {step.name for step in steps if isinstance(step, Filter) and step.removes_duplicates}
+    own = [look for look in found if look.step not in near]
+    names = tuple(dict.fromkeys(name for look in own for name in look.shown.scores))
+    return Gallery(len(steps), None, None, None, "kept", names[:_VALUES])
+
+
+def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
+    if look.score is None:
+        return
+    sides: tuple[Side, Side] = ("kept", "removed")
+    for reason, threshold in look.shown.thresholds.items():
+        border = Border(look.score, float(threshold))
+        for side in sides:
+            yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
+
+
+def _reasons(counts: pl.DataFrame, step: str) -> list[str]:
+    lost = pl.col("reason").str.starts_with(fates.LOST)
+    own = counts.filter((pl.col("step") == step) & ~lost)
+    return own.sort(["rows", "reason"], descending=[True, False])["reason"].head(REASONS).to_list()
