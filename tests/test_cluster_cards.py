@@ -10,8 +10,10 @@ import pytest
 from planted_clusters import planted
 from tiny_pool import Pipeline, ledger_of
 
-from curate.report.clusters import RANKS, ranks_of
+from curate.report.clusters import RANKS, clusters, ranks_of
+from curate.report.reading import read_facts
 from curate.report.schema import Clusters
+from curate.runner import LocalRunner
 
 COUNT = 700
 LEVELS = {"levels": np.array([40])}
@@ -154,7 +156,7 @@ def test_words_are_those_of_the_captions(balanced):
 
 
 def test_captions_of_a_large_cluster_are_drawn_by_uid(tmp_path, monkeypatch):
-    monkeypatch.setattr("curate.report.cluster_cards.CAPTIONS", 25)
+    monkeypatch.setattr("curate.report.clusters.cards.CAPTIONS", 25)
     frame = samples()
     found = []
     for files, rows in ((1, 1000), (5, 64)):
@@ -168,6 +170,18 @@ def test_captions_of_a_large_cluster_are_drawn_by_uid(tmp_path, monkeypatch):
             for one in card["central"] + card["outlying"]:
                 del one["shard"], one["row"]
     assert found[0] == found[1]
+
+
+class Backwards(LocalRunner):
+    """Gives results in another order, as many workers would."""
+
+    def map(self, work, items, label):
+        return iter([work(item) for item in reversed(list(items))])
+
+
+def test_the_order_of_results_changes_nothing(balanced):
+    found = clusters(read_facts(str(balanced[0].work)), Backwards())
+    assert json.loads(json.dumps(found)) == cards_of(balanced[0])
 
 
 def test_a_balance_holds_clusters_at_their_cap(balanced):

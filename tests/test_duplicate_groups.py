@@ -1,5 +1,6 @@
 """Groups of duplicates in a report: those of the ledger, and how alike their samples are."""
 
+import hashlib
 import json
 import sys
 from collections import Counter, defaultdict
@@ -46,7 +47,10 @@ def samples() -> Embedded:
         image[row] = image[rng.integers(20)] + rng.normal(size=16) * rng.uniform(0, 0.1)
     texts = [f"thing {number}" for number in rng.integers(0, 150, COUNT)]
     texts[-60:] = ["the same"] * 60
-    frame = own.frame.with_columns(text_of=pl.Series(texts), h=hashes, m=mirrored)
+    uids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(COUNT)]
+    frame = own.frame.with_columns(
+        uid=pl.Series(uids), text_of=pl.Series(texts), h=hashes, m=mirrored
+    )
     return Embedded(frame, unit(image).astype(np.float16), own.text)
 
 
@@ -200,16 +204,18 @@ def test_uids_that_repeat_are_shown_once_each(tmp_path):
     pool = embed(8, 16).with_columns(
         uid=pl.Series([f"{7 if row < 4 else row:032x}" for row in range(8)]),
         text_of=pl.Series(["same"] * 4 + [str(row) for row in range(4)]),
+        place=pl.Series(range(8)),
     )
     written = pool.write(tmp_path / "pool")
-    steps = [{"exact_duplicates": {"by": ["text_of"]}}]
+    first = {"where": {"name": "first", "sql": "place > 0"}}  # it has the uid, and nothing stays
+    steps = [first, {"exact_duplicates": {"by": ["text_of"]}}]
     pipeline = Pipeline(tmp_path, written, steps)
     pipeline.run()
     [own] = duplicates(read_facts(str(pipeline.work)), LocalRunner())
     [group] = own["largest"]
-    assert (own["groups"], own["removed"], group["size"]) == (1, 3, 4)
-    assert (group["kept"]["row"], group["kept"]["removed_by"]) == (0, None)
-    assert [sample["row"] for sample in group["removed"]] == [1, 2, 3]
+    assert (own["groups"], own["removed"], group["size"]) == (1, 2, 3)
+    assert (group["kept"]["row"], group["kept"]["removed_by"]) == (1, None)
+    assert [sample["row"] for sample in group["removed"]] == [2, 3]
 
 
 def test_no_duplicates_and_no_survivors(tmp_path):

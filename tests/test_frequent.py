@@ -127,3 +127,29 @@ def test_a_million_different_values():
     assert sum(results[0].values[-1][1]) == 500
     assert results[0].exact
     assert results[0].distinct is None
+
+
+def test_of_many_values_those_common_on_the_second_side_alone_are_found(monkeypatch):
+    monkeypatch.setattr(frequent, "MOST", 100)
+    monkeypatch.setattr(frequent, "BUCKETS", 1 << 12)
+    monkeypatch.setattr(frequent, "FULLEST", 30)
+    pool = [(f"pool {n}", 0) for n in range(30) for _ in range(50)]
+    kept = [(f"kept {n}", 2) for n in range(25) for _ in range(20)]
+    rare = [(f"rare {n}", n % 2) for n in range(2000)]
+    found = found_in([pool + rare, kept])
+    assert found.distinct is None
+    assert (
+        sum(value.startswith("kept") and rows == [0, 0, 20] for value, rows in found.values) == 20
+    )
+    assert found.exact
+
+
+def test_long_values_are_too_many_before_they_are_a_million(monkeypatch):
+    monkeypatch.setattr(frequent, "MOST_BYTES", 1000)
+    monkeypatch.setattr(frequent, "BUCKETS", 1 << 12)
+    part = [("w" * 100 + str(n % 11), 0) for n in range(50)]
+    results = [found_in([part]), found_in([part[:7], part[7:30], part[30:]])]
+    assert results[0] == results[1]
+    assert results[0].distinct is None
+    assert results[0].values == by_hand(part)[0]
+    assert found_in([part[:9]]).distinct == 9

@@ -18,9 +18,9 @@ from curate.page.probe import interval
 from curate.page.texts import share
 from curate.report import numbers
 from curate.report.probe import probe
-from curate.report.probe_choice import MOST, choose, suggested
-from curate.report.probe_intervals import codes, correlation, estimate
-from curate.report.probe_look import Looked, look
+from curate.report.probe.choice import MOST, choose, suggested
+from curate.report.probe.intervals import codes, correlation, estimate
+from curate.report.probe.look import Looked, look
 from curate.report.reading import read_facts
 from curate.report.schema import Probe
 from curate.runner import LocalRunner

@@ -113,10 +113,11 @@ class Drawn:
         """{key: [2, bins] int64 of those that both kept, and of those that only one kept}."""
         found = {}
         for number, edges in self.edges:
-            places = _places(number.of(block), np.array(edges))
+            values = number.of(block)
             for letter in block.view.of:
-                parts = [_binned(places[rows], len(edges) - 1) for rows in block.parts(letter)]
-                found[letter, number.name] = np.stack(parts)
+                places = (_places(values[rows], np.array(edges)) for rows in block.parts(letter))
+                bins = [_binned(each, len(edges) - 1) for each in places]
+                found[letter, number.name] = np.stack(bins)
         return found
 
     def merge(

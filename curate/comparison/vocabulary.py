@@ -13,7 +13,7 @@ from curate.comparison.blocks import Block
 from curate.comparison.effects import Counted, difference_of_shares, log_odds, quantile
 from curate.comparison.sides import LETTERS, Letter
 from curate.features.concepts import Concepts
-from curate.report.concept_counts import Track
+from curate.report.concepts.counts import Track
 from curate.report.words import Draw, count, nothing_drawn
 
 CAPTIONS = 200_000  # of each side that are read, by uid hash

@@ -11,8 +11,8 @@ from curate.explanation.row import Row
 from curate.explanation.schema import Concepts, Entry, StepFate
 from curate.features.concepts import Concepts as ConceptsStep
 from curate.parquet import head, read_parquet
-from curate.report.balances import Balance, balances_of
 from curate.report.concepts import counts_file
+from curate.report.concepts.balances import Balance, balances_of
 
 
 def matched(row: Row, way: list[StepFate]) -> list[Concepts]:

@@ -123,9 +123,9 @@ def _told(one: dict[str, Any]) -> str:
     if one["distinct"] is not None:
         return f"{many(one['distinct'], 'different value')}."
     if one["exact"]:
-        return "More than a million different values; those shown are the commonest, exactly."
+        return "Too many different values to count them; those shown are the commonest, exactly."
     return (
-        "More than a million different values, and none is common enough to be surely among the "
+        "Too many different values to count them, and none is common enough to be surely among the "
         "commonest: those shown are exact, but others may be as common."
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from curate.columns import Registry
 from curate.errors import CurateError, did_you_mean
-from curate.features.concepts import Concepts
 from curate.frequencies.class_names import read_classes
 from curate.pipeline_file.schema import Config
 from curate.pools.metadata import ARRAY
@@ -46,8 +45,6 @@ def _classes(config: Config) -> Iterator[tuple[str, str]]:
     source = config.report.classes
     if source is None:
         return
-    if not any(isinstance(step, Concepts) for step in config.steps):
-        yield "report.classes", "classes are counted among concepts: put a `concepts` step first"
     try:
         read_classes(source)
     except CurateError as error:

@@ -10,9 +10,9 @@ from typing import Any
 from curate import __version__, storage
 from curate.page.render import Place, render
 from curate.report import numbers
-from curate.report.classes import classes
 from curate.report.clusters import clusters
 from curate.report.concepts import concepts
+from curate.report.concepts.classes import classes
 from curate.report.downloads import downloads
 from curate.report.duplicates import duplicates
 from curate.report.evaluation import evaluation

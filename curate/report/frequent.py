@@ -11,6 +11,7 @@ import polars as pl
 from curate.siphash import hashed
 
 MOST = 1 << 20  # different values that are held by name; of more, the buckets of their hashes
+MOST_BYTES = 1 << 26  # of all those values together
 BUCKETS = 1 << 20
 FULLEST = 256  # buckets whose values are counted by name, on either side
 LONGEST = 200  # characters of a value; what is behind them is not looked at
@@ -33,8 +34,8 @@ class Levels:
 class Tally:
     """How often each value occurs at each level, in some rows.
 
-    By name up to MOST values, else by bucket. Which of both depends on the rows alone, not on how
-    they were split: the values of a part are never more than those of the whole.
+    By name up to MOST values of MOST_BYTES, else by bucket. Which of both depends on the rows alone,
+    not on how they were split: the values of a part are never more than those of the whole.
     """
 
     levels: Levels
@@ -49,15 +50,17 @@ class Tally:
             both = _buckets(self) + _buckets(other)
             return Tally(self.levels, totals, (), both)
         both_frames = Tally(self.levels, totals, (*self.frames, *other.frames))
-        held = sum(frame.height for frame in both_frames.frames)
-        return both_frames.settled() if held > 2 * MOST else both_frames
+        rows = sum(frame.height for frame in both_frames.frames)
+        size = sum(_bytes(frame["value"]) for frame in both_frames.frames)
+        many = rows > 2 * MOST or size > 2 * MOST_BYTES
+        return both_frames.settled() if many else both_frames
 
     def settled(self) -> Tally:
         """The same with each pair once, or in buckets where there are too many values."""
         if self.buckets is not None:
             return self
         frame = _added(self.frames)
-        if frame.height > MOST and frame["value"].drop_nulls().n_unique() > MOST:
+        if _too_many(frame["value"]):
             return Tally(self.levels, self.totals, (), _buckets(replace(self, frames=(frame,))))
         return replace(self, frames=(frame,))
 
@@ -108,7 +111,7 @@ class Frequent:
 
     values: list[tuple[str | None, list[int]]]  # (value, rows at each level); null comes last
     totals: list[int]  # rows at each level, of all values
-    distinct: int | None  # different values; None above MOST
+    distinct: int | None  # different values; None above MOST, or MOST_BYTES
     exact: bool  # whether no value left out can be more frequent than the last one of its side
 
 
@@ -165,6 +168,18 @@ def _certain(found: Tally, best: list[pl.DataFrame]) -> bool:
         if most >= least:
             return False
     return True
+
+
+def _bytes(values: pl.Series) -> int:
+    return int(values.str.len_bytes().sum())
+
+
+def _too_many(values: pl.Series) -> bool:
+    """Whether there are more values than are held by name, each counted once."""
+    if len(values) <= MOST and _bytes(values) <= MOST_BYTES:
+        return False
+    different = values.drop_nulls().unique()
+    return len(different) > MOST or _bytes(different) > MOST_BYTES
 
 
 def _counted(values: pl.Series, level: np.ndarray, clean: Clean | None) -> pl.DataFrame:

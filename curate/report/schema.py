@@ -370,7 +370,9 @@ class Words(Part):
         description="pool, or the step that made the column: `reached` begins with who got past it"
     )
     steps: list[str] = Field(description="the steps behind that which remove, in order")
-    distinct: int | None = Field(description="different values; null above a million")
+    distinct: int | None = Field(
+        description="different values; null above a million, or 64 MB of text"
+    )
     exact: bool = Field(description="whether no value left out can be among the commonest")
     values: list[Value] = Field(
         description="the commonest 20 to begin with, and in the subset; cut after 200 characters"

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted_clusters import planted
 
 from curate import columns
-from curate.report.classes import classes
 from curate.report.clusters import clusters
+from curate.report.concepts.classes import classes
 from curate.report.facts import Facts
 from curate.report.reading import read_facts
 from curate.runner import LocalRunner
@@ -53,9 +53,9 @@ def main() -> None:
     section = timed("clusters", lambda: clusters(facts, runner))
     named = timed("classes", lambda: classes(facts, runner))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{facts.pool.rows:,} rows, {given.clusters:,} clusters, peak {peak_mb:,.0f} MB")
-    print(f"clusters / columns read: {section / read:.2f}")
-    print(f"classes / columns read: {named / read:.2f}")
+    say(f"{facts.pool.rows:,} rows, {given.clusters:,} clusters, peak {peak_mb:,.0f} MB")
+    say(f"clusters / columns read: {section / read:.2f}")
+    say(f"classes / columns read: {named / read:.2f}")
 
 
 def make(folder: Path, rows: int, count: int) -> None:
@@ -90,8 +90,14 @@ def timed(name: str, work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    print(f"{name}: {seconds:.2f} s")
+    say(f"{name}: {seconds:.2f} s")
     return seconds
+
+
+def say(line: str) -> None:
+    """Show it at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

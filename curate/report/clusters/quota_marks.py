@@ -11,7 +11,7 @@ import polars as pl
 
 from curate.report.facts import Facts
 from curate.sample import UID
-from filters import Batch, structured
+from filters import Batch, State, structured
 from filters._quota import QuotaFilter
 from filters.balanced_by import BalancedBy
 from filters.cluster_balance import ClusterBalance
@@ -34,7 +34,6 @@ class Reader:
 
     index: int  # of its step
     column: str
-    filter: QuotaFilter
 
 
 def readers_of(facts: Facts, column: str) -> Iterator[Reader]:
@@ -42,7 +41,7 @@ def readers_of(facts: Facts, column: str) -> Iterator[Reader]:
     for index, step in enumerate(facts.plan.steps):
         reached = step.name in facts.states
         if reached and isinstance(step, QuotaFilter) and step.needs()[0] == column:
-            yield Reader(index, column, step)
+            yield Reader(index, column)
 
 
 def mark_of(
@@ -59,15 +58,17 @@ def mark_of(
     for reader, size in came:
         word = _held(facts, reader, cluster, size)
         if word != "none":
-            return Mark(word, reader.filter.name)
+            return Mark(word, facts.plan.steps[reader.index].name)
     size, kept = whole
     return Mark("nothing" if not kept else "everything" if kept == size else "none")
 
 
 def _held(facts: Facts, reader: Reader, cluster: int, size: int) -> Word:
     """`cap`, `floor` or `none`."""
-    state, own = facts.states[reader.filter.name], reader.filter
-    quota = _quota(facts, reader, cluster)
+    own = facts.plan.steps[reader.index]
+    assert isinstance(own, QuotaFilter), own
+    state = facts.states[own.name]
+    quota = _quota(own, state, reader.column, cluster)
     if not 0 < quota < size:
         return "none"
     if isinstance(own, ConceptPrune):  # its floor is never all of a cluster
@@ -81,15 +82,12 @@ def _held(facts: Facts, reader: Reader, cluster: int, size: int) -> Word:
     return "none"
 
 
-def _quota(facts: Facts, reader: Reader, cluster: int) -> int:
+def _quota(own: QuotaFilter, state: State, column: str, cluster: int) -> int:
     """How many samples of a cluster a filter keeps: of its group, which it names itself."""
-    state = facts.states[reader.filter.name]
-    given = {name: pl.Series(name, [0.0]) for name in reader.filter.needs()}
-    given[reader.column] = pl.Series(reader.column, [cluster], dtype=pl.UInt32)
-    batch = Batch(
-        structured(given, 1), np.zeros(1, UID), np.zeros(1, np.uint64), lambda _: np.zeros(1)
-    )
-    group = int(reader.filter.group(batch)[0])
+    given = {name: pl.Series(name, [0.0]) for name in own.needs()}
+    given[column] = pl.Series(column, [cluster], dtype=pl.UInt32)
+    nobody = (np.zeros(1, UID), np.zeros(1, np.uint64), lambda _: np.zeros(1))
+    group = int(own.group(Batch(structured(given, 1), *nobody))[0])
     quota = np.asarray(state["quota"], dtype=np.int64)
     if "groups" in state:
         place = np.flatnonzero(np.asarray(state["groups"]) == group)

@@ -13,8 +13,8 @@ import polars as pl
 from curate import columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled
+from curate.report.clusters.quota_marks import Mark, Reader, mark_of
 from curate.report.facts import Facts, stops
-from curate.report.quota_marks import Mark, Reader, mark_of
 from curate.report.samples import describe
 from curate.report.words import Draw, commonest, count, nothing_drawn
 from curate.runner import Runner, fold

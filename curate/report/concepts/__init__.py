@@ -12,8 +12,8 @@ from curate import columns, storage
 from curate.concepts.entry_list import EntryList, of_frame
 from curate.concepts.matching import hardly_match
 from curate.parquet import read_parquet, write_parquet
-from curate.report.balances import balances, balances_of
-from curate.report.concept_counts import (
+from curate.report.concepts.balances import balances, balances_of
+from curate.report.concepts.counts import (
     Counted,
     Track,
     count,

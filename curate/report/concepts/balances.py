@@ -13,7 +13,7 @@ from curate import chance, fates
 from curate.columns import Span
 from curate.compiled import Compiled, pool_children
 from curate.decide import batch_of
-from curate.report.concept_counts import ONE, Counted, Draw, Track, ranks_of, share, whole
+from curate.report.concepts.counts import ONE, Counted, Draw, Track, ranks_of, share, whole
 from curate.report.facts import Facts, stops
 from curate.runner import Runner, fold
 from filters._coins import drawn, matches

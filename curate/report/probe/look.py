@@ -19,7 +19,7 @@ from curate.errors import ConfigError
 from curate.learnt import learnt
 from curate.pipeline_file.schema import AnyOf, Step
 from curate.report.facts import stops
-from curate.report.probe_choice import MOST, Choice
+from curate.report.probe.choice import MOST, Choice
 from curate.sample import UID
 from filters import UNSCORED, Batch, Verdict, column, structured
 from filters._draws import Draws

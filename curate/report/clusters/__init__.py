@@ -14,9 +14,9 @@ from curate.columns import Span
 from curate.compiled import Compiled
 from curate.features import Feature, FittedFeature
 from curate.fitted import fit_record
-from curate.report.cluster_cards import MEASURES, Chosen, Clustering, cards_of, read
+from curate.report.clusters.cards import MEASURES, Chosen, Clustering, cards_of, read
+from curate.report.clusters.quota_marks import readers_of
 from curate.report.facts import Facts, stops
-from curate.report.quota_marks import readers_of
 from curate.runner import Runner, fold
 
 LARGEST = 12  # cards of the largest clusters

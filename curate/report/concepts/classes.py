@@ -15,7 +15,7 @@ from curate.compiled import Compiled
 from curate.frequencies.class_names import ClassNames, Vocabulary, read_classes, vocabulary
 from curate.frequencies.frequency import Frequencies, in_captions, nothing
 from curate.frequencies.word_forms import open_lexicon
-from curate.report.concept_counts import ranks_of
+from curate.report.concepts.counts import ranks_of
 from curate.report.facts import Facts, public, stops
 from curate.runner import Runner, fold
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from curate.report.facts import Facts
-from curate.report.probe_choice import Choice, There, choose, suggested
-from curate.report.probe_intervals import codes, correlation, estimate
-from curate.report.probe_look import Looked, look, nothing
+from curate.report.probe.choice import Choice, There, choose, suggested
+from curate.report.probe.intervals import codes, correlation, estimate
+from curate.report.probe.look import Looked, look, nothing
 from curate.runner import Runner, fold
 
 _REFUSED = "a row that earlier filters remove has a value that it cannot decide on"
