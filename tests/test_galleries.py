@@ -13,10 +13,11 @@ from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
 from curate import chance
 from curate import report as reports
 from curate.page.render import render
-from curate.report import pictures, write_report
+from curate.report import pictures
+from curate.report.galleries.tenths import tenths
 from curate.report.reading import read_facts
 from curate.report.schema import Gallery
-from curate.report.tenths import tenths
+from curate.report.whole import write_report
 from curate.runner import LocalRunner
 from curate.sample import UID, parse_uids
 

@@ -25,9 +25,9 @@ from curate.page.texts import share, visible
 from curate.pipeline_file.config import load
 from curate.pools.pool import Pool
 from curate.pools.shard_table import SCHEMA
-from curate.report import Facts, write_page, write_report
-from curate.report.facts import public
+from curate.report.facts import Facts, public
 from curate.report.reading import read_facts
+from curate.report.whole import write_page, write_report
 from curate.runner import LocalRunner, RayRunner, Runner
 from curate.sample import UID, parse_uids
 from curate.subsets.subset import save

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curate.page.galleries import Place, shown
+from curate.page import Place
+from curate.page.galleries import shown
 
 HEADS = {
     "largest": "The largest",

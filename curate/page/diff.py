@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from curate.page import Place
 from curate.page.charts.diff import lean_chart, mirror_chart
 from curate.page.document import document
 from curate.page.texts import many
 
-Place = tuple[int, int]  # shard of the pool, row of the shard
 Json = dict[str, Any]
 
 _OTHER = {"a": "b", "b": "a"}

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from curate.page import Place
 from curate.page.charts.scores import bars_of, curve_of
-
-Place = tuple[int, int]  # shard of the pool, row of the shard
 
 SHARES = (0.1, 0.2, 0.3, 0.5)  # of the scored samples: which thresholds would keep them is said
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from curate.page import Place
 from curate.page.texts import many
-
-Place = tuple[int, int]  # shard of the pool, row of the shard
 
 TENTHS = 10
 OPEN_GROUPS = 12  # of a filter of duplicates; the rest is folded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curate.page.filters import Place
+from curate.page import Place
 
 
 def losses(report: dict[str, Any], pictures: Mapping[Place, str]) -> list[dict[str, Any]]:

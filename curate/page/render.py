@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curate.page import clock, galleries, probe, summary
+from curate.page import Place, clock, galleries, probe, summary
 from curate.page.charts.clusters import shares_chart, sizes_chart
 from curate.page.charts.concepts import chances_chart, head_chart, rank_chart, tail_chart
 from curate.page.charts.makeup import (
@@ -20,12 +20,10 @@ from curate.page.clusters import clusterings
 from curate.page.concepts import class_section, concept_sections
 from curate.page.document import document
 from curate.page.downloads import downloads
-from curate.page.filters import Place, sections
+from curate.page.filters import sections
 from curate.page.funnel import funnel, reasons
 from curate.page.losses import losses
 from curate.page.makeup import makeup
-
-__all__ = ["Place", "render"]
 
 REASONS = 200  # rows of the tables of reasons and of damaged shards
 

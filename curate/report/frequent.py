@@ -16,6 +16,7 @@ BUCKETS = 1 << 20
 FULLEST = 256  # buckets whose values are counted by name, on either side
 LONGEST = 200  # characters of a value; what is behind them is not looked at
 SHOWN = 20  # most frequent values, on either side
+_AT_ONCE = 65_536  # texts that are hashed at once: as objects of Python they are large
 _KEY = "curate/frequent."  # of the hash, 16 characters
 _COUNTS = {"value": pl.String, "level": pl.UInt16, "rows": pl.Int64}
 
@@ -34,8 +35,8 @@ class Levels:
 class Tally:
     """How often each value occurs at each level, in some rows.
 
-    By name up to MOST values of MOST_BYTES, else by bucket. Which of both depends on the rows alone,
-    not on how they were split: the values of a part are never more than those of the whole.
+    By name up to MOST values of MOST_BYTES, else by bucket. Which of both depends on the rows
+    alone, not on how they were split: a part never has more values than the whole.
     """
 
     levels: Levels
@@ -218,4 +219,8 @@ def _buckets(found: Tally) -> np.ndarray:
 
 
 def _bucket(values: pl.Series) -> np.ndarray:
-    return (hashed(values, _KEY) % BUCKETS).astype(np.int64)
+    pieces = [
+        hashed(values[start : start + _AT_ONCE], _KEY) % BUCKETS
+        for start in range(0, len(values), _AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *pieces]).astype(np.int64)

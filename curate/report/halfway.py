@@ -6,8 +6,8 @@ from typing import Any
 
 from curate import storage
 from curate.lease import held
-from curate.report import write_page, write_report
 from curate.report.reading import read_facts
+from curate.report.whole import write_page, write_report
 from curate.runner import LocalRunner
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from curate import storage
 from curate.errors import CurateError
 from curate.features import Picture, Unscorable
+from curate.page import Place
 from curate.page.galleries import OPEN_GROUPS
-from curate.page.render import Place
 from curate.pools.pictures import load_tars
 from curate.report.facts import Facts, public
 from curate.runner import Runner

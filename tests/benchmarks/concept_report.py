@@ -24,8 +24,8 @@ from curate import columns
 from curate.concepts.entry_list import read_entries
 from curate.concepts.matching import Matcher
 from curate.frequencies.command import Asked, answer
-from curate.report import Facts
 from curate.report.concepts import concepts
+from curate.report.facts import Facts
 from curate.runner import LocalRunner
 from curate.verdicts import sealed
 

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/report.py POOL [--work FOLDER]
 
-POOL is a folder of metadata as `commonpool.py` makes it (12.8 M rows, say). A pipeline of six steps
-runs over it once, if FOLDER does not hold it yet; then the report is made again in a process of its
-own, from the work folder alone. Shown are the seconds of each section, of the page, the wall time of
-the whole process, its peak memory with that of its threads, and the sizes of report.json and page.
+POOL is a folder of metadata as `commonpool.py` makes it (12.8 M rows, say). A pipeline of six
+filters runs over it once, if FOLDER does not hold it yet; then the report is made again in a process
+of its own, from the work folder alone. Shown are the seconds of each section, of the page, the wall
+time of the whole process, its peak memory, and the sizes of report.json and page.
 The last line is a ratio in the same run: report to reading the columns that it counts once.
 """
 
@@ -82,7 +82,7 @@ def main() -> None:
 
 def report(work: str) -> None:
     """Make the report again, with the seconds of each section."""
-    import curate.report as room
+    import curate.report.whole as room
     from curate.report.reading import read_facts
     from curate.runner import LocalRunner
 

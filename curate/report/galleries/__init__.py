@@ -19,10 +19,10 @@ from curate.columns import Span
 from curate.compiled import Compiled
 from curate.fates import Fates
 from curate.report.facts import Facts, plain, stops
-from curate.report.galleries import Gallery, galleries_of
+from curate.report.galleries.kinds import Gallery, galleries_of
+from curate.report.galleries.tenths import TENTHS, tenths
 from curate.report.histogram import scores
 from curate.report.samples import describe
-from curate.report.tenths import TENTHS, tenths
 from curate.runner import Runner, fold
 from curate.sample import UID
 

@@ -11,7 +11,7 @@ import polars as pl
 from curate import fates
 from curate.compiled import is_filter
 from curate.report.facts import Facts, Look, looks
-from curate.report.tenths import DRAWN
+from curate.report.galleries.tenths import DRAWN
 from filters import Filter
 
 SHOWN = 8  # samples of one gallery

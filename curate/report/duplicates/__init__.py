@@ -19,8 +19,8 @@ import polars as pl
 from curate import chance, columns, fates, storage
 from curate.columns import Span
 from curate.compiled import Compiled
+from curate.report.duplicates.likeness import compared, likeness
 from curate.report.facts import Facts, looks, stops
-from curate.report.likeness import compared, likeness
 from curate.report.samples import describe
 from curate.runner import Runner, fold
 from curate.sample import UID, format_uids, make_uids
