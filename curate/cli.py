@@ -82,6 +82,9 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
     steal: Annotated[
         bool, typer.Option("--steal", help="Take the folder from a dead run.")
     ] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Report counts now; `curate report` adds the rest.")
+    ] = False,
 ) -> None:
     """Run a pipeline, or finish one that was interrupted."""
     from curate.display import Display, summary
@@ -97,7 +100,10 @@ def run(  # noqa: PLR0913 - one parameter is one option of the command
                 f"--recompute {name}: no step is named so; there are: {', '.join(sorted(known))}"
             )
     options = Options(
-        tuple(recompute or ()), "steal" if steal else "refuse", "retry" if retry_failed else "keep"
+        tuple(recompute or ()),
+        "steal" if steal else "refuse",
+        "retry" if retry_failed else "keep",
+        "brief" if brief else "whole",
     )
     _advise(loaded.config)
     began = time.monotonic()

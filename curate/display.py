@@ -162,6 +162,8 @@ def summary(report: dict[str, Any], work: str) -> str:
     else:
         missing = ", ".join(stopped["not_reached"])
         lines.append(f"The run did not finish. Not reached: {missing}. Run it again to go on.")
+    if report["extent"] == "brief":
+        lines.append(f"The report is brief: `curate report {work}` makes it whole.")
     if totals["lost"]:
         lines.append(
             f"{totals['lost']:,} samples were lost to failed work; run again to retry them"

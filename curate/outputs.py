@@ -19,7 +19,7 @@ from curate.phases import Run, download_content
 from curate.pools.pool import Pool
 from curate.records import Done
 from curate.report.facts import Facts
-from curate.report.whole import Told, write_report
+from curate.report.whole import Extent, Told, write_report
 from curate.runner import Runner
 from curate.sample import make_uids
 from curate.step import fingerprint
@@ -84,10 +84,10 @@ def write_subset(run: Run) -> None:
     storage.remove(storage.join(work, "state", "subset"))
 
 
-def make_report(run: Run) -> Told:
+def make_report(run: Run, extent: Extent) -> Told:
     """Write report.json, and give what its page is made from."""
     facts = Facts(run.plan, run.pool, run.counts, run.states, run.before)
-    return write_report(facts, run.runner)
+    return write_report(facts, run.runner, extent)
 
 
 def write_shards(run: Run, spec: Write) -> str | None:

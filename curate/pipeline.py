@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from curate.errors import CurateError, InvalidPipeline, Stale
 from curate.features import Feature, FittedFeature
 from curate.lease import Lease, held
 from curate.outputs import make_report, write_ledger, write_shards, write_subset
+from curate.page.document import prepare
 from curate.phases import Run, barrier, begin, rows
 from curate.pipeline_file.config import Loaded
 from curate.pipeline_file.schema import AnyOf, Config, Step
@@ -26,7 +28,8 @@ from curate.pools.pool import pool_columns, read_pool, same_arrays
 from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table
 from curate.records import Observe, Recorder
-from curate.report.whole import write_page
+from curate.report.schema import SCHEMA_VERSION
+from curate.report.whole import Extent, write_page
 from curate.runner import LocalRunner, RayRunner, Runner
 from curate.stations import flow
 from curate.step import Recipe, claim, fingerprint, refuse
@@ -43,6 +46,7 @@ class Options:
     recompute: tuple[str, ...] = ()
     steal: Literal["refuse", "steal"] = "refuse"
     failed: Literal["keep", "retry"] = "keep"  # URLs that could not be fetched
+    report: Extent = "whole"
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,21 @@ def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
     config = loaded.config
     plan = _first_look(loaded)
     finished = None if options.recompute or options.failed == "retry" else finished_run(plan)
-    if finished is not None:
+    if finished is not None and _enough(finished.report, options.report):
         return finished
     with held(config.work, steal=options.steal) as lease:
         _claim(plan, options.recompute)
         recorder = Recorder(config.work, observe)
         started = _Started(config)
         try:
-            return _run_all(_begin(loaded, options, (lease, recorder, started)))
+            return _run_all(_begin(loaded, options, (lease, recorder, started)), options.report)
         finally:
             started.runner.close()
+
+
+def _enough(report: dict[str, Any], wanted: Extent) -> bool:
+    """Whether a report that is there says all that is wanted of it."""
+    return report["schema"] == SCHEMA_VERSION and report["extent"] in ("whole", wanted)
 
 
 def _first_look(loaded: Loaded) -> Compiled:
@@ -260,7 +269,7 @@ def _as_yaml(plan: Compiled, step: Step) -> dict[str, Any]:
     return {plan.kind(step): fields}
 
 
-def _run_all(run: Run) -> Outcome:
+def _run_all(run: Run, extent: Extent) -> Outcome:
     plan = run.plan
     run.chain = fingerprint([plan.config.seed, run.pool.fingerprint()])
     begin(run)
@@ -271,9 +280,12 @@ def _run_all(run: Run) -> Outcome:
         if phase.barrier is not None:
             barrier(run, phase.barrier)
     run.lease.confirm()
-    write_ledger(run)
-    write_subset(run)
-    told = make_report(run)
+    with ThreadPoolExecutor(1, "page") as beside:
+        ready = beside.submit(prepare)  # two seconds that nothing else need wait for
+        write_ledger(run)
+        write_subset(run)
+        told = make_report(run, extent)
+        ready.result()
     last = plan.steps[-1]
     stale = write_shards(run, last) if isinstance(last, Write) else None
     write_page(plan.work, told, run.recorder.keep_timing())

@@ -9,6 +9,7 @@ from tiny_pool import Pipeline, digests, draw, ledger_of, tar_pool, write_shards
 from curate.cli import main
 from curate.errors import BudgetExceeded, ConfigError, WorkInUse
 from curate.lease import held
+from curate.pipeline import Options
 from curate.report.halfway import report_of
 from curate.report.reading import read_facts
 from curate.report.schema import Report
@@ -115,3 +116,25 @@ def test_without_a_run_or_beside_one_nothing_is_reported(pipeline, tmp_path):
     (pipeline.work / "state" / "pool.json").unlink()
     with pytest.raises(ConfigError, match="has not decided anything yet"):
         report_of(work)
+
+
+def test_a_brief_report_is_made_whole_when_asked_for(pipeline, tmp_path):
+    brief = pipeline.run(options=Options(report="brief")).report
+    assert brief["extent"] == "brief"
+    assert brief["examples"] == brief["makeup"]["words"] == []
+    assert "This report is brief" in (pipeline.work / "report" / "index.html").read_text()
+    Report.model_validate_json(json.dumps(brief))
+    assert pipeline.run(options=Options(report="brief")).reused == "everything"
+    whole = pipeline.where(folder=tmp_path / "whole").run().report
+    assert {name: brief[name] for name in ("totals", "steps", "histograms")} == {
+        name: whole[name] for name in ("totals", "steps", "histograms")
+    }
+    assert report_of(str(pipeline.work)) == whole
+    assert pipeline.run(options=Options(report="brief")).report == whole
+
+
+def test_a_whole_run_after_a_brief_one_makes_the_report_whole(pipeline):
+    pipeline.run(options=Options(report="brief"))
+    outcome = pipeline.run()
+    assert (outcome.reused, outcome.report["extent"]) == ("nothing", "whole")
+    assert outcome.report["examples"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import importlib
 import json
 import re
 from functools import cache
@@ -100,6 +101,14 @@ def _environment() -> jinja2.Environment:
         style=Markup(_file("page.css")),
     )
     return environment
+
+
+def prepare() -> None:
+    """Load what all pages of a process share, ahead of the first one: two seconds."""
+    importlib.import_module("curate.page.render")  # the charts, and their library
+    _bundle()
+    for name in _environment().list_templates(extensions=["j2"]):
+        _environment().get_template(name)
 
 
 def contents(body: str) -> list[tuple[str, str]]:

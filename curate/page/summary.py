@@ -59,6 +59,8 @@ def _problems(report: dict[str, Any]) -> Iterator[str]:
 
 def _remarks(report: dict[str, Any]) -> Iterator[str]:
     totals, steps = report["totals"], report["steps"]
+    if report["extent"] == "brief":
+        yield "This report is brief: `curate report WORK` adds pictures, and who is in it."
     if totals["rows"] and totals["kept"] == totals["rows"]:
         yield "Everything was kept: no step removed a sample."
     if not any(step["role"] == "filter" for step in steps):

@@ -1,4 +1,4 @@
-"""The report of a run that ended half-way, made when somebody asks for it."""
+"""The report of a run that ended half-way, or briefly, made when somebody asks for it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from curate.runner import LocalRunner
 
 
 def report_of(work: str) -> dict[str, Any]:
-    """What report.json holds: that of a finished run as it is, else one of what was decided so far.
+    """What report.json holds: that of a finished run as it is, if it is whole.
 
-    The latter is written where the former will be, with its page, and says what is missing.
+    One of a run that ended half-way tells what was decided so far. It is made now, as is the whole
+    one where a brief one is there, and written where it belongs, with its page.
 
     Raises:
         ConfigError: no run was started there, or it has not decided anything yet.
         WorkInUse: a run is at work there.
     """
-    if storage.exists(storage.join(work, "manifest.json")):
+    finished = storage.exists(storage.join(work, "manifest.json"))
+    if finished:
         found: dict[str, Any] = storage.read_json(storage.join(work, "report", "report.json"))
-        return found
+        if found["extent"] == "whole":
+            return found
+    timing = storage.join(work, "report", "timing.json")
     with held(work, steal="refuse"):
         told = write_report(read_facts(work), LocalRunner())
-        write_page(work, told)
+        write_page(work, told, storage.read_json(timing) if finished else None)
     return told.report

@@ -556,6 +556,10 @@ class Report(Part):
     seed: int
     made_with: dict[str, str] = Field(description="{package: version} of what decides")
     unfinished: Unfinished | None = Field(description="null for a finished run")
+    extent: Literal["whole", "brief"] = Field(
+        description="brief: `curate run --brief` left the sections empty that look at all samples "
+        "again: `curate report` makes them"
+    )
     totals: Totals
     pool: PoolFacts
     steps: list[Step]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from curate import __version__, storage
 from curate.page import Place
@@ -27,6 +27,28 @@ from curate.report.probe import probe
 from curate.report.schema import SCHEMA_VERSION
 from curate.runner import Runner
 
+Extent = Literal["whole", "brief"]
+LEFT_OUT: dict[str, Any] = {  # of a brief report
+    "probe": {
+        "of": "nothing",
+        "why": "this report is brief",
+        "share": 0.0,
+        "rows": 0,
+        "left_out": 0,
+        "filters": [],
+        "not_measured": [],
+        "overlap": [],
+        "correlations": [],
+    },
+    "makeup": {"words": [], "numbers": [], "shifts": [], "scores": []},
+    "downloads": None,
+    "duplicates": [],
+    "clusters": [],
+    "classes": None,
+    "sets": [],
+    "evaluation": [],
+    "examples": [],
+}
 PAGE_BYTES = 9_900_000  # of a page at most, as far as pictures can be left out
 
 
@@ -38,11 +60,16 @@ class Told:
     pictures: Mapping[Place, str]
 
 
-def write_report(facts: Facts, runner: Runner) -> Told:
+def write_report(facts: Facts, runner: Runner, extent: Extent = "whole") -> Told:
     """Commit `report/report.json`, and give what its page is made from.
 
     It is a byte-exact function of the decisions: no times, hosts or paths of the work folder, and
     the same for any runner, number of workers and size of blocks.
+
+    Args:
+        facts: The run.
+        runner: Where the work runs.
+        extent: A brief report lacks what takes another look at the columns of all samples.
     """
     report = {
         "schema": SCHEMA_VERSION,
@@ -50,26 +77,34 @@ def write_report(facts: Facts, runner: Runner) -> Told:
         "seed": facts.plan.config.seed,
         "made_with": {"curate": __version__},
         "unfinished": unfinished(facts),
+        "extent": extent,
         "totals": numbers.totals(facts, runner),
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
         "histograms": draw(facts, runner),
-        "probe": probe(facts, runner),
-        "makeup": makeup(facts, runner),
-        "downloads": downloads(facts, runner),
         "losses": losses(facts, runner),
-        "duplicates": duplicates(facts, runner),
-        "clusters": clusters(facts, runner),
         "concepts": concepts(facts, runner),
-        "classes": classes(facts, runner),
-        "sets": known_sets(facts),
-        "evaluation": evaluation(facts, runner),
-        "examples": choose(facts, runner),
+        **(_looks(facts, runner) if extent == "whole" else LEFT_OUT),
     }
     pictures = load(facts, report, runner)
     _leave_out_parts(facts, report)
     storage.commit_json(storage.join(facts.plan.work, "report", "report.json"), report)
     return Told(report, pictures)
+
+
+def _looks(facts: Facts, runner: Runner) -> dict[str, Any]:
+    """The sections that LEFT_OUT has nothing in."""
+    return {
+        "probe": probe(facts, runner),
+        "makeup": makeup(facts, runner),
+        "downloads": downloads(facts, runner),
+        "duplicates": duplicates(facts, runner),
+        "clusters": clusters(facts, runner),
+        "classes": classes(facts, runner),
+        "sets": known_sets(facts),
+        "evaluation": evaluation(facts, runner),
+        "examples": choose(facts, runner),
+    }
 
 
 def write_page(work: str, told: Told, timing: Mapping[str, Any] | None = None) -> None:
