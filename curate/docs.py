@@ -28,7 +28,7 @@ Steps that remove nothing by a rule of yours. This page is made from their docst
 `<step name>.<field>`; each also has `error`, which says why a sample has no value. Every step takes
 a `name:` too, which is its kind unless given.
 """
-REPORT_FILE = Path(schema.__file__).parent / "README.md"
+REPORT_FILE = Path(schema.__file__).parent.parent / "README.md"
 REPORT_INTRO = f"""\
 # report.json, schema {schema.SCHEMA_VERSION}
 

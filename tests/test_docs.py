@@ -12,11 +12,18 @@ import filters
 from curate import features
 from curate.check import compile_pipeline
 from curate.cli import app
-from curate.docs import STEPS_FILE, steps_page
+from curate.docs import REPORT_FILE, STEPS_FILE, report_page, steps_page
 from curate.downloads.download import Download
 from curate.pipeline import Options, run
 from curate.pipeline_file.config import load
-from curate.pipeline_file.schema import Config, Resources, Run, Source
+from curate.pipeline_file.schema import (
+    Config,
+    Published,
+    ReportSettings,
+    Resources,
+    Run,
+    Source,
+)
 from curate.write import Write
 from tests.tiny_pool import draw, write_tar
 
@@ -39,7 +46,7 @@ def test_the_two_commands_are_those_that_ci_runs():
 def test_every_command_and_field_is_in_the_readme():
     commands = [c.name or c.callback.__name__ for c in app.registered_commands]
     missing = [name for name in commands if f"`curate {name}" not in README]
-    for model in (Config, Source, Run, Resources):
+    for model in (Config, Source, Run, Resources, ReportSettings, Published):
         missing += [
             name for name in model.model_fields if name != "steps" and f"`{name}`" not in README
             and f".{name}`" not in README
@@ -126,6 +133,10 @@ def test_the_filter_and_the_scorer_of_the_readme_work(tmp_path):
         with tarfile.open(file) as tar:
             written += [name for name in tar.getnames() if name.endswith(".txt")]
     assert len(written) == report["totals"]["kept"] <= len(kept)
+
+
+def test_the_page_of_report_json_is_current():
+    assert REPORT_FILE.read_text() == report_page(), "run `python -m curate.docs`"
 
 
 def test_the_page_of_steps_is_current_and_describes_every_field():

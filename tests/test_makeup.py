@@ -27,9 +27,9 @@ from curate.page.render import render
 from curate.pools.shard_table import load_table
 from curate.report import frequent
 from curate.report.makeup import makeup
-from curate.report.makeup_bins import ASPECTS, LENGTHS, grid_of
-from curate.report.makeup_blocks import word_counts
-from curate.report.makeup_columns import domains, host_parts
+from curate.report.makeup.bins import ASPECTS, LENGTHS, grid_of
+from curate.report.makeup.blocks import word_counts
+from curate.report.makeup.columns import domains, host_parts
 from curate.report.schema import Makeup
 from curate.runner import LocalRunner, RayRunner
 

@@ -23,7 +23,7 @@ from curate.report.frequent import (
     named,
     tally,
 )
-from curate.report.makeup_columns import domains, host_parts
+from curate.report.makeup.columns import domains, host_parts
 from filters import column
 
 SHOWN = 20  # values of a column

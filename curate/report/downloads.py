@@ -15,8 +15,8 @@ from curate.compiled import Compiled
 from curate.report import frequent
 from curate.report.facts import Facts, stops
 from curate.report.frequent import Levels, Tally
-from curate.report.makeup_blocks import Job, jobs, sources_of
-from curate.report.makeup_columns import Known, domains, host_parts, known_of
+from curate.report.makeup.blocks import Job, jobs, sources_of
+from curate.report.makeup.columns import Known, domains, host_parts, known_of
 from curate.runner import Runner, fold
 
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/report.py POOL [--work FOLDER]
 
 POOL is a folder of metadata as `commonpool.py` makes it (12.8 M rows, say). A pipeline of six
-filters runs over it once, if FOLDER does not hold it yet; then the report is made again in a process
-of its own, from the work folder alone. Shown are the seconds of each section, of the page, the wall
-time of the whole process, its peak memory, and the sizes of report.json and page.
+filters runs over it once, if FOLDER does not hold it yet; then the report is made again in a
+process of its own, from the work folder alone. Shown are the seconds of each section and of the
+page, the wall time of the whole process, its peak memory, and the sizes of report.json and page.
 The last line is a ratio in the same run: report to reading the columns that it counts once.
 """
 

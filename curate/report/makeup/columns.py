@@ -18,7 +18,7 @@ from curate.features.language import Language
 from curate.features.token_length import TokenLength
 from curate.report.facts import Facts, looks
 from curate.report.frequent import Clean, Levels
-from curate.report.makeup_bins import ASPECTS, LENGTHS, Grid
+from curate.report.makeup.bins import ASPECTS, LENGTHS, Grid
 from filters import column
 
 POOL = -1  # where a column begins that the pool has; else the step that made it

@@ -12,14 +12,15 @@ import numpy as np
 import polars as pl
 
 from curate.compiled import Compiled
-from curate.report import frequent, makeup_scores
+from curate.report import frequent
 from curate.report.facts import Facts
 from curate.report.frequent import Frequent, Tally
-from curate.report.makeup_bins import NOTHING, Binned, Grid, binned, grid_of, trimmed
-from curate.report.makeup_blocks import Block, Job, jobs, measured
-from curate.report.makeup_columns import POOL, Key, Looked, Numbers, Past, Words, looked_at
-from curate.report.makeup_scores import Group
-from curate.report.makeup_shifts import Counted, shifts
+from curate.report.makeup import scores
+from curate.report.makeup.bins import NOTHING, Binned, Grid, binned, grid_of, trimmed
+from curate.report.makeup.blocks import Block, Job, jobs, measured
+from curate.report.makeup.columns import POOL, Key, Looked, Numbers, Past, Words, looked_at
+from curate.report.makeup.scores import Group
+from curate.report.makeup.shifts import Counted, shifts
 from curate.runner import Runner, fold
 
 _LANGUAGES = frequent.SHOWN  # of which scores are told
@@ -111,7 +112,7 @@ class _All:
 
 
 def _both(left: Groups, right: Groups) -> Groups:
-    return {key: makeup_scores.merged(own, right[key]) for key, own in left.items()}
+    return {key: scores.merged(own, right[key]) for key, own in left.items()}
 
 
 def _is_whole(one: Numbers) -> bool:
@@ -177,7 +178,7 @@ def _grouped(block: Block, by: str, codes: np.ndarray, after: int) -> Groups:
     for score in block.looked.scores:
         reached = block.stopped > max(score.after, after)
         own = np.where(reached, codes, -1)
-        found[score.name, by] = makeup_scores.grouped(block.numbers(score), own, kept)
+        found[score.name, by] = scores.grouped(block.numbers(score), own, kept)
     return found
 
 

@@ -12,7 +12,7 @@ from curate import fates
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.report.facts import Facts, stops
-from curate.report.makeup_columns import Looked, Numbers, Past, Words, host_parts
+from curate.report.makeup.columns import Looked, Numbers, Past, Words, host_parts
 
 Runs = tuple[tuple[str, int, int], ...]  # (source, first row of the block, one past its last)
 Job = tuple[Span, Runs]
