@@ -34,9 +34,12 @@ REPORT_INTRO = f"""\
 
 What a run writes to `<work>/report/report.json`, and all that its page is made from, but for times
 and rates: these are in `timing.json`, so that reports can be compared. This page is made from
-`schema.py` by `python -m curate.docs`; a test says so when it is out of date, and others hold the
+`schema/` by `python -m curate.docs`; a test says so when it is out of date, and others hold the
 reports of whole runs against it. `schema` rises when a field changes its meaning or goes; fields
 may be added. The file is the same, byte for byte, for the same decisions.
+
+Shares are of 0 to 1, intervals are of 95 %, and a sample counts once, however many copies of it go
+on, unless a field says `copies`.
 """
 INTRO = """\
 # Filters
@@ -88,12 +91,7 @@ def report_page() -> str:
         if inspect.isclass(kind) and issubclass(kind, schema.Part) and kind is not schema.Part
     ]
     parts.sort(key=lambda kind: kind is not schema.Report)  # the others as they stand
-    return "\n".join([REPORT_INTRO, schema_notes(), *(_part(kind) for kind in parts)])
-
-
-def schema_notes() -> str:
-    """What holds of all fields."""
-    return (inspect.getdoc(schema) or "").rpartition("\n\n")[2].partition(". ")[2] + "\n"
+    return "\n".join([REPORT_INTRO, *(_part(kind) for kind in parts)])
 
 
 def _part(kind: type[BaseModel]) -> str:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from embedding_pool import embed
 from huggingface_hub import DatasetCard
-from tiny_pool import STEPS, Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import STEPS, Reported, draw, ledger_of, tar_pool, write_shards
 from typer.testing import CliRunner
 
 from curate import cli
@@ -27,7 +27,7 @@ CC = "https://creativecommons.org/licenses/by-sa/4.0/"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("run")
     drawn = [
         replace(one, metadata={**one.metadata, "license": CC, "source": f"{EVIL} {n % 2}"})
@@ -35,17 +35,17 @@ def run(tmp_path_factory) -> Pipeline:
     ]
     write_shards(folder / "in", drawn, 3)
     report = {"columns": ["source"]}
-    pipeline = Pipeline(folder, tar_pool(folder / "in"), STEPS).where(report=report)
+    pipeline = Reported(folder, tar_pool(folder / "in"), STEPS).where(report=report)
     pipeline.run()
     return pipeline
 
 
-def card_of(pipeline: Pipeline, out: str | None = None) -> str:
+def card_of(pipeline: Reported, out: str | None = None) -> str:
     written = write_card(str(pipeline.work), out)
     return Path(written.url).read_text(encoding="utf-8")
 
 
-def report_of(pipeline: Pipeline) -> dict:
+def report_of(pipeline: Reported) -> dict:
     return json.loads((pipeline.work / "report" / "report.json").read_text())
 
 
@@ -253,7 +253,7 @@ def test_metadata_alone_and_nothing_kept(tmp_path):
     (tmp_path / "entries.txt").write_text("thing\nunseen\n")
     concepts = {"concepts": {"entries": str(tmp_path / "entries.txt")}}
     steps = (concepts, {"where": {"name": "none", "sql": "a > 1000"}})
-    pipeline = Pipeline(tmp_path, {**pool, "arrays": "none"}, steps)
+    pipeline = Reported(tmp_path, {**pool, "arrays": "none"}, steps)
     pipeline.run()
     text = card_of(pipeline)
     assert (pipeline.work / "README.md").is_file()

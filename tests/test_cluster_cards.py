@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from planted_clusters import planted
-from tiny_pool import Pipeline, ledger_of
+from tiny_pool import Reported, ledger_of
 
 from curate.report.clusters import RANKS, clusters, ranks_of
 from curate.report.reading import read_facts
@@ -72,21 +72,21 @@ def samples(count: int = COUNT, seed: int = 0) -> pl.DataFrame:
     return frame
 
 
-def cards_of(pipeline: Pipeline) -> list[dict]:
+def cards_of(pipeline: Reported) -> list[dict]:
     found = json.loads((pipeline.work / "report" / "report.json").read_text())["clusters"]
     for section in found:
         Clusters.model_validate(section)
     return found
 
 
-def recount(pipeline: Pipeline, frame: pl.DataFrame) -> pl.DataFrame:
+def recount(pipeline: Reported, frame: pl.DataFrame) -> pl.DataFrame:
     """Who reached the step `coarse`, with its fate."""
     ledger = ledger_of(pipeline.work).select("uid", "fate", "step")
     return frame.join(ledger, on="uid").filter(pl.col("step").ne_missing("where"))
 
 
 @pytest.fixture(scope="module")
-def balanced(tmp_path_factory) -> tuple[Pipeline, pl.DataFrame]:
+def balanced(tmp_path_factory) -> tuple[Reported, pl.DataFrame]:
     frame = samples()
     steps = (
         {"cluster_balance": {"keep": 0.6}},
@@ -293,7 +293,7 @@ def test_rows_that_only_the_probe_looked_at_are_in_no_cluster(tmp_path):
     frame.with_columns(url="uid").write_parquet(tmp_path / "in" / "0.parquet")
     (tmp_path / "lengths.py").write_text(PLUGIN)
     steps = ({"where": "n % 2 = 0"}, {"lengths": {}})
-    pipeline = Pipeline(tmp_path, {"metadata": str(tmp_path / "in")}, steps)
+    pipeline = Reported(tmp_path, {"metadata": str(tmp_path / "in")}, steps)
     pipeline = pipeline.where(plugins=["./lengths.py"], probe=0.9)
     assert pipeline.run().exit_code == 0
     (said,) = cards_of(pipeline)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_cluster_cards import PLUGIN
 from test_concept_report import WORDS, asked, captions, class_file, list_of, pipeline_of
-from tiny_pool import Pipeline, tar_pool, write_shards
+from tiny_pool import Reported, tar_pool, write_shards
 from tiny_pool import draw as drawn_samples
 
 from curate.page.charts import clusters as cluster_charts
@@ -48,7 +48,7 @@ class Tables(HTMLParser):
             self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
 
 
-def page_of(pipeline: Pipeline) -> str:
+def page_of(pipeline: Reported) -> str:
     return (pipeline.work / "report" / "index.html").read_text()
 
 
@@ -57,12 +57,12 @@ def section_of(page: str, name: str) -> str:
     return found[0] if found else ""
 
 
-def report_of(pipeline: Pipeline) -> dict:
+def report_of(pipeline: Reported) -> dict:
     return json.loads((pipeline.work / "report" / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def balanced(tmp_path_factory) -> Pipeline:
+def balanced(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("concepts")
     texts = captions()
     texts[:4] = [f"see {entry} here" for entry in HOSTILE]
@@ -234,7 +234,7 @@ def test_a_run_without_concepts_or_clusters_has_no_such_sections(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictured(tmp_path_factory) -> Pipeline:
+def pictured(tmp_path_factory) -> Reported:
     """Clusters of samples with pictures, one of which says what a browser must not do."""
     folder: Path = tmp_path_factory.mktemp("pictured")
     samples = [replace(one, caption=f"{one.caption or ''} thing") for one in drawn_samples(90)]
@@ -242,7 +242,7 @@ def pictured(tmp_path_factory) -> Pipeline:
     tars = write_shards(folder / "in", samples, 2)
     (folder / "lengths.py").write_text(PLUGIN)
     steps = [{"lengths": {}}, {"balanced_by": {"column": "lengths.cluster", "cap": 9}}]
-    pipeline = Pipeline(folder, tar_pool(tars), steps).where(plugins=["./lengths.py"])
+    pipeline = Reported(folder, tar_pool(tars), steps).where(plugins=["./lengths.py"])
     assert pipeline.run().exit_code == 0
     return pipeline
 

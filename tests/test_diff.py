@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate.cli import main
 from curate.comparison.command import Asked, diff
@@ -51,12 +51,12 @@ def pool(samples, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(pool, tmp_path_factory) -> dict[str, Pipeline]:
+def runs(pool, tmp_path_factory) -> dict[str, Reported]:
     """Each keeps what the other does not: `high` by score, `wide` by size."""
     folder = tmp_path_factory.mktemp("runs")
     made = {}
     for name, score, side in (("high", 0.4, 31), ("wide", 0.1, 38)):
-        made[name] = Pipeline(folder / name, tar_pool(pool), steps(score, side))
+        made[name] = Reported(folder / name, tar_pool(pool), steps(score, side))
         made[name].run()
     return made
 
@@ -276,7 +276,7 @@ def test_runs_over_other_pools_are_matched_by_uid(samples, runs, ledgers, tmp_pa
     """The other run's pool lacks some samples, and has the rest in another order."""
     half = [sample for number, sample in enumerate(samples) if number % 4][::-1]
     write_shards(tmp_path / "in", [*half, *half[::5]], 3)  # some uids are there twice
-    other = Pipeline(tmp_path, tar_pool(tmp_path / "in"), steps(0.1, 38))
+    other = Reported(tmp_path, tar_pool(tmp_path / "in"), steps(0.1, 38))
     other.run()
     report = compared(runs["high"].work, other.work, tmp_path / "diff")
     assert (report["pool"], report["rows"]) == ("other", None)

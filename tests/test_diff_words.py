@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from metadata_pool import uid
-from tiny_pool import Pipeline
+from tiny_pool import Reported
 
 from curate.comparison.command import Asked, diff
 from curate.comparison.effects import (
@@ -56,7 +56,7 @@ def found(tmp_path_factory) -> dict:
             {"where": {"name": "part", "sql": sql}},
         ]
         pool = {"metadata": str(folder / "in"), "arrays": "none"}
-        Pipeline(folder / name, pool, steps).run()
+        Reported(folder / name, pool, steps).run()
     places = [str(folder / name / "work") for name in ("even", "not_fourth")]
     diff(*places, Asked(out=str(folder / "diff")), LocalRunner())
     found = json.loads((folder / "diff" / "diff.json").read_text())

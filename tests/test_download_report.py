@@ -10,7 +10,7 @@ from picture_server import Answer, picture_server, truncated
 from PIL import Image
 from test_laws import GREEDY
 from test_report import Backwards, facts_of
-from tiny_pool import Pipeline, ledger_of
+from tiny_pool import Reported, ledger_of
 
 from curate import chance
 from curate.page.downloads import downloads as page_of
@@ -37,7 +37,7 @@ def url_of(server, number: int) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("download")
     picture = io.BytesIO()
     Image.new("RGB", (40, 30), "teal").save(picture, "JPEG")
@@ -62,7 +62,7 @@ def run(tmp_path_factory) -> Pipeline:
             {"download": {"allow_private_addresses": True}},
             {"image_size": {"min_side": 10}},
         ]
-        pipeline = Pipeline(folder, pool, steps).where(rows_per_block=20)
+        pipeline = Reported(folder, pool, steps).where(rows_per_block=20)
         pipeline.run()
     return pipeline
 
@@ -172,7 +172,7 @@ def test_nothing_that_was_asked_for(tmp_path):
     frame = {"url": ["http://h/1"], "caption": ["x"]}
     pl.DataFrame(frame).write_parquet(tmp_path / "urls.parquet")
     steps = [{"caption": {"min_words": 2}}, {"download": {}}]
-    pipeline = Pipeline(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps, fields=())
+    pipeline = Reported(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps, fields=())
     pipeline.run()
     report = json.loads((pipeline.work / "report" / "report.json").read_text())
     found = report["downloads"]
@@ -192,7 +192,7 @@ def test_losses_have_examples_by_uid_hash_and_a_remedy(tmp_path):
     pool = {"urls": str(tmp_path / "urls.parquet"), "rows_per_shard": 10, "order": "as_listed"}
     steps = [{"greedy": {"bad": "bad"}}, {"where": "greedy.length > 3"}]
     fields = {"plugins": ["./greedy.py"], "rows_per_block": 10}
-    pipeline = Pipeline(tmp_path, pool, steps).where(
+    pipeline = Reported(tmp_path, pool, steps).where(
         **fields, run={"engine": "local", "error_budget": {"greedy": 0.5}}
     )
     assert pipeline.run().exit_code == 3

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from embedding_pool import Embedded, embed, unit
-from tiny_pool import Pipeline, ledger_of
+from tiny_pool import Reported, ledger_of
 
 from curate.page.render import render
 from curate.report.duplicates import duplicates
@@ -57,15 +57,15 @@ def samples() -> Embedded:
 SAMPLES = samples()
 
 
-def finished(folder: Path, pool: Embedded, files: int, rows_per_block: int) -> Pipeline:
+def finished(folder: Path, pool: Embedded, files: int, rows_per_block: int) -> Reported:
     written = pool.write(folder / "pool", files)
-    pipeline = Pipeline(folder, written, STEPS, fields=(("rows_per_block", rows_per_block),))
+    pipeline = Reported(folder, written, STEPS, fields=(("rows_per_block", rows_per_block),))
     assert pipeline.run().exit_code == 0
     return pipeline
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     return finished(tmp_path_factory.mktemp("run"), SAMPLES, 3, 100)
 
 
@@ -74,7 +74,7 @@ def found(run) -> list[dict]:
     return duplicates(read_facts(str(run.work)), LocalRunner())
 
 
-def groups_of(run: Pipeline, step: str) -> dict[str, list[str]]:
+def groups_of(run: Reported, step: str) -> dict[str, list[str]]:
     """{uid that stayed: uids that went for it}, of the ledger."""
     groups = defaultdict(list)
     own = ledger_of(run.work).filter(pl.col("step") == step, pl.col("because").is_not_null())
@@ -209,7 +209,7 @@ def test_uids_that_repeat_are_shown_once_each(tmp_path):
     written = pool.write(tmp_path / "pool")
     first = {"where": {"name": "first", "sql": "place > 0"}}  # it has the uid, and nothing stays
     steps = [first, {"exact_duplicates": {"by": ["text_of"]}}]
-    pipeline = Pipeline(tmp_path, written, steps)
+    pipeline = Reported(tmp_path, written, steps)
     pipeline.run()
     [own] = duplicates(read_facts(str(pipeline.work)), LocalRunner())
     [group] = own["largest"]
@@ -222,7 +222,7 @@ def test_no_duplicates_and_no_survivors(tmp_path):
     written = embed(6, 16).write(tmp_path / "pool")
     none = {"where": {"name": "none", "sql": "a > 99"}}
     exact = [{"exact_duplicates": {"name": name, "by": ["url"]}} for name in ("one", "two")]
-    pipeline = Pipeline(tmp_path, written, [exact[0], none, exact[1]])
+    pipeline = Reported(tmp_path, written, [exact[0], none, exact[1]])
     pipeline.run()
     found = duplicates(read_facts(str(pipeline.work)), LocalRunner())
     assert [(own["groups"], own["removed"], own["sizes"], own["largest"]) for own in found] == [

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from metadata_pool import write_metadata
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
 from curate import report as reports
@@ -36,22 +36,22 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def run(samples, tmp_path_factory) -> Pipeline:
+def run(samples, tmp_path_factory) -> Reported:
     return finished(tmp_path_factory.mktemp("run"), samples, STEPS)
 
 
-def finished(folder: Path, drawn, steps, shards=3) -> Pipeline:
+def finished(folder: Path, drawn, steps, shards=3) -> Reported:
     write_shards(folder / "in", drawn, shards)
-    pipeline = Pipeline(folder, tar_pool(folder / "in"), steps)
+    pipeline = Reported(folder, tar_pool(folder / "in"), steps)
     pipeline.run()
     return pipeline
 
 
-def report_of(pipeline: Pipeline) -> dict:
+def report_of(pipeline: Reported) -> dict:
     return json.loads((pipeline.work / "report" / "report.json").read_text())
 
 
-def page_of(pipeline: Pipeline) -> str:
+def page_of(pipeline: Reported) -> str:
     return (pipeline.work / "report" / "index.html").read_text()
 
 
@@ -176,7 +176,7 @@ def test_one_sample(tmp_path):
 def test_metadata_without_pictures_shows_captions(tmp_path):
     pool = {"metadata": str(write_metadata(tmp_path / "pool", (30,)))}
     steps = [{"clip_score": {"column": "clip_l14_similarity_score", "at_least": 1}}]
-    pipeline = Pipeline(tmp_path, pool, steps)
+    pipeline = Reported(tmp_path, pool, steps)
     pipeline.run()
     page = page_of(pipeline)
     assert "<h2>Captions</h2>" in page
@@ -184,7 +184,7 @@ def test_metadata_without_pictures_shows_captions(tmp_path):
     assert 'class="frame' not in page
 
 
-def again(pipeline: Pipeline) -> tuple[dict, dict]:
+def again(pipeline: Reported) -> tuple[dict, dict]:
     """(the report, its pictures) of a finished run, made once more."""
     told = write_report(read_facts(str(pipeline.work)), LocalRunner())
     return told.report, dict(told.pictures)

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny_pool import Pipeline, digests, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, digests, draw, ledger_of, tar_pool, write_shards
 
 from curate.cli import main
 from curate.errors import BudgetExceeded, ConfigError, WorkInUse
@@ -24,12 +24,12 @@ STEPS = [
 
 
 @pytest.fixture
-def pipeline(tmp_path) -> Pipeline:
+def pipeline(tmp_path) -> Reported:
     write_shards(tmp_path / "in", draw(300), 3)
-    return Pipeline(tmp_path, tar_pool(tmp_path / "in"), STEPS)
+    return Reported(tmp_path, tar_pool(tmp_path / "in"), STEPS)
 
 
-def stopped(pipeline: Pipeline) -> Pipeline:
+def stopped(pipeline: Reported) -> Reported:
     """Ended by a budget, after `scored` was decided."""
     with pytest.raises(BudgetExceeded, match=r"curate report .*/work` shows whom it removed"):
         pipeline.where(run={"max_removed": {"scored": 0.01}}).run()

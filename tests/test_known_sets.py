@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import polars as pl
 import pytest
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate.errors import InvalidPipeline
 from curate.report.evaluation import _sets
@@ -14,9 +14,9 @@ from curate.subsets.subset import save, sort
 
 
 @pytest.fixture
-def pipeline(tmp_path) -> Pipeline:
+def pipeline(tmp_path) -> Reported:
     write_shards(tmp_path / "in", draw(300), 3)
-    return Pipeline(tmp_path, tar_pool(tmp_path / "in"), [{"caption": {"min_words": 2}}])
+    return Reported(tmp_path, tar_pool(tmp_path / "in"), [{"caption": {"min_words": 2}}])
 
 
 def test_jaccard_and_containment_are_those_of_the_uids(pipeline, tmp_path):
@@ -48,9 +48,7 @@ def test_jaccard_and_containment_are_those_of_the_uids(pipeline, tmp_path):
     )
 
 
-def test_what_is_asked_of_the_report_is_checked_before_any_work(
-    pipeline, tmp_path
-):
+def test_what_is_asked_of_the_report_is_checked_before_any_work(pipeline, tmp_path):
     np.save(tmp_path / "numbers.npy", np.arange(3))
     sets = {"wrong": str(tmp_path / "numbers.npy"), "missing": str(tmp_path / "none.npy")}
     published = {"source": "a table", "kept": {"captoin": 0.5}}

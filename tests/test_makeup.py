@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metadata_pool import uid
 from test_report import Backwards, facts_of
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import columns
 from curate.page.makeup import makeup as page_of
@@ -80,7 +80,7 @@ def samples(rows: int = ROWS) -> pl.DataFrame:
     )
 
 
-def pipeline_of(folder: Path, frame: pl.DataFrame, steps, **fields) -> Pipeline:
+def pipeline_of(folder: Path, frame: pl.DataFrame, steps, **fields) -> Reported:
     """A pipeline over two sources of metadata, the first with two thirds of the samples."""
     folder.mkdir(parents=True, exist_ok=True)
     cut = 2 * frame.height // 3
@@ -89,11 +89,11 @@ def pipeline_of(folder: Path, frame: pl.DataFrame, steps, **fields) -> Pipeline:
         for number, piece in enumerate(part.iter_slices(25)):
             piece.write_parquet(folder / f"{name}-{number}.parquet")
         pool.append({"name": name, "metadata": str(folder / f"{name}-*.parquet")})
-    return Pipeline(folder, pool, steps).where(rows_per_block=64, **fields)
+    return Reported(folder, pool, steps).where(rows_per_block=64, **fields)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("makeup")
     pipeline = pipeline_of(folder, samples(), STEPS, probe=0.5, **COLUMNS)
     pipeline.run()
@@ -372,7 +372,7 @@ def test_bins_of_a_range_hold_both_its_ends(one, other):
 def made(folder: Path, frame: pl.DataFrame, steps, **fields) -> dict:
     frame.write_parquet(folder / "pool.parquet")
     pool = {"metadata": str(folder / "pool.parquet")}
-    pipeline = Pipeline(folder, pool, steps).where(**fields)
+    pipeline = Reported(folder, pool, steps).where(**fields)
     pipeline.run()
     report = json.loads((pipeline.work / "report" / "report.json").read_text())
     Makeup.model_validate(report["makeup"])
@@ -395,7 +395,7 @@ def test_captions_that_are_all_missing_and_no_urls(tmp_path):
 
 def test_rows_that_the_pool_cannot_use_are_nobody(tmp_path):
     pool = tar_pool(write_shards(tmp_path / "in", draw(60), 2))
-    pipeline = Pipeline(tmp_path, pool, [{"caption": {"min_words": 2}}])
+    pipeline = Reported(tmp_path, pool, [{"caption": {"min_words": 2}}])
     pipeline.run()
     report = json.loads((pipeline.work / "report" / "report.json").read_text())
     usable = report["totals"]["usable"]

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from metadata_pool import write_metadata
 from playwright.sync_api import Browser, Page, sync_playwright
-from tiny_pool import Pipeline, draw, tar_pool, write_shards
+from tiny_pool import Reported, draw, tar_pool, write_shards
 
 from curate.page.render import render
 from curate.page.texts import count, share
@@ -122,23 +122,23 @@ def is_well(found: Visit, file: Path) -> None:
     assert file.stat().st_size < MOST_BYTES
 
 
-def page_of(pipeline: Pipeline) -> Path:
+def page_of(pipeline: Reported) -> Path:
     return pipeline.work / "report" / "index.html"
 
 
-def report_of(pipeline: Pipeline) -> dict:
+def report_of(pipeline: Reported) -> dict:
     return json.loads((pipeline.work / "report" / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("page")
     drawn = draw(200)
     for number in range(0, 200, 4):
         hostile = CAPTIONS[number // 4 % len(CAPTIONS)]
         drawn[number] = replace(drawn[number], caption=f"{hostile} {number}")
     write_shards(folder / "in", drawn, 3)
-    pipeline = Pipeline(folder, tar_pool(folder / "in"), STEPS)
+    pipeline = Reported(folder, tar_pool(folder / "in"), STEPS)
     pipeline.run()
     return pipeline
 
@@ -391,26 +391,26 @@ AT_LEAST = {"clip_score": {"column": "score", "at_least": 0.1}}
 
 
 def of_tars(drawn, *steps):
-    def made(folder: Path) -> Pipeline:
+    def made(folder: Path) -> Reported:
         write_shards(folder / "in", drawn, 1)
-        return Pipeline(folder, tar_pool(folder / "in"), steps)
+        return Reported(folder, tar_pool(folder / "in"), steps)
 
     return made
 
 
-def of_metadata(folder: Path) -> Pipeline:
+def of_metadata(folder: Path) -> Reported:
     write_metadata(folder / "in", (40, 8))
     steps = [{"caption": {"min_words": 2}}, {"clip_score": {"at_least": 1.0}}]
-    return Pipeline(folder, {"metadata": str(folder / "in")}, steps)
+    return Reported(folder, {"metadata": str(folder / "in")}, steps)
 
 
 def of_texts(texts: list[str], **fields: object):
-    def made(folder: Path) -> Pipeline:
+    def made(folder: Path) -> Reported:
         frame = {"url": [f"http://h/{n}" for n in range(len(texts))], "caption": texts}
         frame["tongue"] = [f"tongue {n} {text[:40]}" for n, text in enumerate(texts)]
         pl.DataFrame(frame).write_parquet(folder / "urls.parquet")
         steps = [{"caption": {"min_words": 2}}]
-        return Pipeline(
+        return Reported(
             folder, {"urls": str(folder / "urls.parquet")}, steps, fields=fields.items()
         )
 

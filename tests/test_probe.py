@@ -28,7 +28,7 @@ from curate.sample import UID, parse_uids
 from tests.embedding_pool import Embedded, embed, values
 from tests.picture_server import picture_server
 from tests.test_changes import DOWNLOAD, Folder, jpeg
-from tests.tiny_pool import Pipeline
+from tests.tiny_pool import Reported
 
 WORDS = ["one", "two words", "three more words", "un petit chien dans le jardin", ""]
 SIMILARITY = "clip_l14_similarity_score"
@@ -65,7 +65,7 @@ def samples(count: int = 400) -> Embedded:
 SAMPLES = samples()
 
 
-def of(pipeline: Pipeline) -> dict:
+def of(pipeline: Reported) -> dict:
     """What report.json says, in the form that it promises."""
     found = json.loads(json.dumps(probe(read_facts(str(pipeline.work)), LocalRunner(2))))
     Probe.model_validate_json(json.dumps(found))
@@ -74,15 +74,15 @@ def of(pipeline: Pipeline) -> dict:
 
 def ran(folder, pool: Embedded = SAMPLES, steps=STEPS, **fields: object) -> dict:
     """The probe of a run."""
-    pipeline = Pipeline(folder, pool.write(folder / "in", 3), steps).where(**fields)
+    pipeline = Reported(folder, pool.write(folder / "in", 3), steps).where(**fields)
     assert pipeline.run().exit_code == 0
     return of(pipeline)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Pipeline:
+def run(tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("probed")
-    pipeline = Pipeline(folder, SAMPLES.write(folder / "in", 3), STEPS).where(probe=SHARE)
+    pipeline = Reported(folder, SAMPLES.write(folder / "in", 3), STEPS).where(probe=SHARE)
     assert pipeline.run().exit_code == 0
     return pipeline
 
@@ -93,11 +93,11 @@ def found(run) -> dict:
 
 
 @pytest.fixture(scope="module")
-def every(tmp_path_factory) -> Pipeline:
+def every(tmp_path_factory) -> Reported:
     """A run whose feature stands before every filter."""
     folder = tmp_path_factory.mktemp("everybody")
     steps = ({"language": {}}, STEPS[0], STEPS[3])
-    pipeline = Pipeline(folder, SAMPLES.write(folder / "in"), steps).where(probe=0.2)
+    pipeline = Reported(folder, SAMPLES.write(folder / "in"), steps).where(probe=0.2)
     assert pipeline.run().exit_code == 0
     return pipeline
 
@@ -218,7 +218,7 @@ def test_a_feature_before_every_filter_is_there_for_the_whole_pool(every):
 def test_what_an_earlier_recipe_left_behind_is_not_looked_at(tmp_path):
     """Rows that another order of steps scored are no part of a fresh run's report."""
     pool = SAMPLES.write(tmp_path / "in")
-    early = Pipeline(tmp_path, pool, ({"language": {}}, STEPS[0], STEPS[3]))
+    early = Reported(tmp_path, pool, ({"language": {}}, STEPS[0], STEPS[3]))
     early.run()
     late = early.where(steps=(STEPS[0], {"language": {}}, STEPS[3]), probe=0.3)
     late.run()
@@ -280,7 +280,7 @@ def test_what_rows_that_never_came_are_an_error_to_is_said_and_not_counted(tmp_p
 @pytest.mark.slow
 def test_draws_by_a_score_are_repeated_as_they_were_in_the_run(tmp_path):
     steps = ({"soft_cap": {"column": "b", "draws_fraction": 0.5, "temperature": 2.0, "batch": 20}},)
-    pipeline = Pipeline(tmp_path, SAMPLES.write(tmp_path / "in"), steps)
+    pipeline = Reported(tmp_path, SAMPLES.write(tmp_path / "in"), steps)
     report = pipeline.run().report
     [one] = of(pipeline)["filters"]
     assert one["alone"]["count"] == len(SAMPLES) - report["totals"]["kept"]
@@ -311,7 +311,7 @@ def test_one_sample_is_enough(tmp_path):
 
 @pytest.mark.slow
 def test_a_limited_run_looks_at_those_that_it_left(tmp_path):
-    pipeline = Pipeline(tmp_path, SAMPLES.write(tmp_path / "in"), STEPS[:2])
+    pipeline = Reported(tmp_path, SAMPLES.write(tmp_path / "in"), STEPS[:2])
     pipeline.run(limit=50)
     found = of(Limited(pipeline))
     assert (found["of"], found["rows"]) == ("pool", 50)
@@ -321,7 +321,7 @@ def test_a_limited_run_looks_at_those_that_it_left(tmp_path):
 class Limited:
     """The work folder of a limited run."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Reported) -> None:
         self.work = pipeline.folder / "work-limit-50"
 
 
@@ -417,7 +417,7 @@ def test_the_page_says_what_report_json_says(run, found):
 
 
 def test_a_page_without_filters_has_no_such_section(tmp_path):
-    pipeline = Pipeline(tmp_path, SAMPLES[[0, 1]].write(tmp_path / "in"), ({"language": {}},))
+    pipeline = Reported(tmp_path, SAMPLES[[0, 1]].write(tmp_path / "in"), ({"language": {}},))
     pipeline.run()
     assert 'id="alone"' not in (pipeline.work / "report" / "index.html").read_text()
     assert of(pipeline)["why"] == "no step is a filter"
@@ -426,7 +426,7 @@ def test_a_page_without_filters_has_no_such_section(tmp_path):
 def test_a_page_says_why_nothing_was_measured(tmp_path):
     late = {"where": {"name": "late", "sql": "language.probability > 2"}}
     steps = (STEPS[-1], {"language": {}}, late, STEPS[4])
-    pipeline = Pipeline(tmp_path, SAMPLES[[0, 1]].write(tmp_path / "in"), steps)
+    pipeline = Reported(tmp_path, SAMPLES[[0, 1]].write(tmp_path / "in"), steps)
     pipeline.run()
     found = of(pipeline)
     assert (found["of"], found["filters"], found["correlations"]) == ("nothing", [], [])

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from picture_server import Answer, picture_server
 from PIL import Image
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
 from curate import fates as verdict
@@ -74,19 +74,19 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def run(samples, tmp_path_factory) -> Pipeline:
+def run(samples, tmp_path_factory) -> Reported:
     folder = tmp_path_factory.mktemp("run")
     write_shards(folder / "in", samples, 4)
-    pipeline = Pipeline(folder, tar_pool(folder / "in"), STEPS)
+    pipeline = Reported(folder, tar_pool(folder / "in"), STEPS)
     pipeline.run()
     return pipeline
 
 
-def report_of(pipeline: Pipeline) -> dict:
+def report_of(pipeline: Reported) -> dict:
     return json.loads((pipeline.work / "report" / "report.json").read_text())
 
 
-def page_of(pipeline: Pipeline) -> str:
+def page_of(pipeline: Reported) -> str:
     return (pipeline.work / "report" / "index.html").read_text()
 
 
@@ -233,12 +233,12 @@ class Backwards(LocalRunner):
         return iter([work(item) for item in reversed(list(items))])
 
 
-def facts_of(pipeline: Pipeline) -> Facts:
+def facts_of(pipeline: Reported) -> Facts:
     """What a run knows when it reports, read from the work folder that it left."""
     return read_facts(str(pipeline.work))
 
 
-def written(pipeline: Pipeline, runner: Runner) -> tuple[bytes, bytes]:
+def written(pipeline: Reported, runner: Runner) -> tuple[bytes, bytes]:
     """report.json, and its page without times, as a runner makes them now."""
     write_page(str(pipeline.work), write_report(facts_of(pipeline), runner))
     folder = pipeline.work / "report"
@@ -378,14 +378,14 @@ def test_losses_and_damage_are_said_first(report):
     assert "out_of_memory 3" in text
 
 
-def finished(folder: Path, drawn, steps) -> Pipeline:
+def finished(folder: Path, drawn, steps) -> Reported:
     write_shards(folder / "in", drawn, 1)
-    pipeline = Pipeline(folder, tar_pool(folder / "in"), steps)
+    pipeline = Reported(folder, tar_pool(folder / "in"), steps)
     pipeline.run()
     return pipeline
 
 
-def text_of(pipeline: Pipeline) -> str:
+def text_of(pipeline: Reported) -> str:
     return " ".join("".join(Read(page_of(pipeline)).text).split())
 
 
@@ -431,7 +431,7 @@ def test_scores_at_the_ends_of_float64_are_counted_and_drawn(tmp_path):
 
 def test_a_pool_without_rows(tmp_path):
     steps = [{"caption": {"min_words": 2}}, {"clip_score": {"column": "score", "at_least": 0.1}}]
-    pipeline = Pipeline(tmp_path, {"shards": str(tmp_path / "none.tar")}, steps)
+    pipeline = Reported(tmp_path, {"shards": str(tmp_path / "none.tar")}, steps)
     known = {
         "caption": Column("pool", "caption", "String"),
         "score": Column("pool", "score", "Float64"),
@@ -464,7 +464,7 @@ def test_downloaded_pictures_are_found_and_failures_counted(tmp_path):
             {"download": {"allow_private_addresses": True}},
             {"image_size": {"min_side": 200}},
         ]
-        pipeline = Pipeline(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps)
+        pipeline = Reported(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps)
         pipeline.run()
     report = report_of(pipeline)
     [download] = [step for step in report["steps"] if step["role"] == "download"]
@@ -501,7 +501,7 @@ def test_a_report_counts_what_is_true_of_those_that_reached_a_feature(tmp_path):
     pl.DataFrame({"url": urls, "caption": texts}).write_parquet(tmp_path / "urls.parquet")
     longer = {"where": {"name": "longer", "sql": "caption IS NULL OR LENGTH(caption) > 10"}}
     steps = [longer, {"token_length": {}}]
-    pipeline = Pipeline(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps, fields=())
+    pipeline = Reported(tmp_path, {"urls": str(tmp_path / "urls.parquet")}, steps, fields=())
     pipeline.run()
     [step] = [s for s in pipeline.run().report["steps"] if s["name"] == "token_length"]
     assert step["flags"] == {"truncated": {"true": 2, "false": 2}}

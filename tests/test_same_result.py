@@ -10,7 +10,7 @@ from curate.errors import BudgetExceeded, RecipeChanged, Stale
 from curate.pipeline import Options
 from curate.subsets import subset
 from tests.tiny_pool import (
-    Pipeline,
+    Reported,
     digests,
     draw,
     fates,
@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
     """The reference: three shards, all in one block, inline."""
     folder = tmp_path_factory.mktemp("whole")
     pool = tar_pool(write_shards(folder / "in", SAMPLES, 3))
-    pipeline = Pipeline(folder, pool, fields=(("rows_per_block", 1_000_000),))
+    pipeline = Reported(folder, pool, fields=(("rows_per_block", 1_000_000),))
     pipeline.run()
     return pipeline
 
@@ -84,8 +84,8 @@ def test_order_changes_nothing_but_the_order(whole, tmp_path):
 @pytest.mark.ray
 def test_ray_changes_no_byte(tmp_path, ray_cluster):
     pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 6))
-    here = Pipeline(tmp_path / "here", pool)
-    there = Pipeline(tmp_path / "there", pool, fields=(*here.fields, ("run", {"engine": "ray"})))
+    here = Reported(tmp_path / "here", pool)
+    there = Reported(tmp_path / "there", pool, fields=(*here.fields, ("run", {"engine": "ray"})))
     here.run()
     there.run()
     assert digests(here.work) == digests(there.work)

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from curate.ledger import spelt
 from curate.pipeline import Options, Outcome
 from curate.pipeline import run as run_pipeline
 from curate.pipeline_file.config import load
+from curate.report.whole import Extent
 from curate.sample import uid_of
 
 RESULTS = ("subset.npy", "ledger", "shards", "report/report.json")
@@ -119,6 +121,7 @@ class Pipeline:
     steps: Sequence[object] = STEPS
     name: str = "tiny"
     fields: tuple[tuple[str, object], ...] = (("rows_per_block", 70),)
+    report: ClassVar[Extent] = "brief"  # half the time of a run; see Reported
 
     @property
     def work(self) -> Path:
@@ -146,7 +149,14 @@ class Pipeline:
     def run(self, *overrides: str, options: Options | None = None, **more: object) -> Outcome:
         """Run it here, in this process."""
         loaded = load(self.file(), overrides, **more)
-        return run_pipeline(loaded, options or Options(), lambda progress: None)
+        options = options or Options(report=self.report)
+        return run_pipeline(loaded, options, lambda progress: None)
+
+
+class Reported(Pipeline):
+    """One whose report is whole."""
+
+    report: ClassVar[Extent] = "whole"
 
 
 def tar_pool(folder: Path) -> dict:

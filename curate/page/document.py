@@ -41,7 +41,7 @@ class Drawings:
             chart: Of altair. Colours may be `var(--kept)`: those of the page, light or dark.
             about: What it shows, in words, for who cannot see it.
         """
-        spec = chart.to_dict()
+        spec = chart.to_dict(validate=False)  # a third of a page's time; the tests draw them
         spec.pop("config", None)  # the page's script has one for all
         self.specs.append(spec)
         # Its words stand there until it is drawn, and its height is kept, so that nothing moves.
