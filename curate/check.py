@@ -78,7 +78,9 @@ def compile_pipeline(loaded: Loaded, *, columns: Registry | None = None) -> Comp
         steps.append(bound)
         registries.append({**registries[-1], **columns_given(step)})
     _check_names(check)
-    check.problems += [Problem(0, *found) for found in asked.problems(config, registries[-1])]
+    for path, message in asked.problems(config, registries[-1]):
+        line = loaded.lines.get(path.partition(".")[0] + ":", 0)
+        check.problems.append(Problem(line, path, message))
     for owner in foreign_owners():
         check.add("", owner)
     if check.problems:

@@ -47,7 +47,7 @@ class Compiled:
     @property
     def limit(self) -> int | None:
         """Rows that `--limit` leaves of the pool, by a step that it puts first."""
-        first = self.config.steps[0]
+        first = next(iter(self.config.steps), None)  # none of a run that decided nothing yet
         return first.count if isinstance(first, RandomSample) and first.name == LIMIT else None
 
     def __reduce__(self) -> Any:

@@ -160,10 +160,18 @@ def summary(report: dict[str, Any], work: str) -> str:
     if stopped is None:
         lines[-1] += f", subset: {work}/subset.npy"
     else:
-        missing = ", ".join(stopped["not_reached"])
-        lines.append(f"The run did not finish. Not reached: {missing}. Run it again to go on.")
+        missing = ", ".join(stopped["not_reached"]) or "what is made of the last step"
+        lines.append(
+            f"The run did not finish. Not reached: {missing}. Run it again to go on; if a budget "
+            "stopped it, raise that in `run:` or mend the step first."
+        )
     if report["extent"] == "brief":
         lines.append(f"The report is brief: `curate report {work}` makes it whole.")
+    lines += [
+        f"Not one of {step['in']:,} pictures came: is the network reachable?"
+        for step in report["steps"]
+        if step["role"] == "download" and step["in"] and not step["kept"]
+    ]
     if totals["lost"]:
         lines.append(
             f"{totals['lost']:,} samples were lost to failed work; run again to retry them"

@@ -101,7 +101,10 @@ def write_shards(run: Run, spec: Write) -> str | None:
     }
     download = plan.download()
     if download is not None:
-        recipe["pictures"] = [plan.recipes[download.name], download_content(run, download.name)]
+        recipe["pictures"] = [
+            plan.recipes[download.name],
+            download_content(run, download.name, "pictures"),
+        ]
     claim = storage.join(folder, "recipe.json")
     if storage.exists(claim) and storage.read_json(claim) != recipe:
         return (

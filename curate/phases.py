@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -92,11 +92,19 @@ def linked(run: Run, chain: str, step: Step) -> str:
     return fingerprint(link)
 
 
-def download_content(run: Run, name: str) -> str:
-    """A digest of what a download has: (row, status, hash) of every row, not times or messages."""
+def download_content(run: Run, name: str, of: Literal["rows", "pictures"] = "rows") -> str:
+    """A digest of what a download has: (row, status, hash) of every row, not times or messages.
+
+    Args:
+        run: The run.
+        name: Of the download.
+        of: pictures: leave out rows that have none, whatever the reason is this time.
+    """
     digest = hashlib.sha256()
     for block in range(run.pool.blocks):
         found = columns.store(run.plan.work, name).read(block, ["status", "error", "sha256"])
+        if of == "pictures":
+            found = found.filter(pl.col("status").cast(pl.String) == "success")
         texts = [pl.col(field).cast(pl.String).fill_null("") for field in found.columns]
         lines = found.select(pl.concat_str(texts, separator=" ")).to_series()
         digest.update("\n".join([*lines.to_list(), ""]).encode())

@@ -95,7 +95,7 @@ def run(loaded: Loaded, options: Options, observe: Observe) -> Outcome:
 
 def _enough(report: dict[str, Any], wanted: Extent) -> bool:
     """Whether a report that is there says all that is wanted of it."""
-    return report["schema"] == SCHEMA_VERSION and report["extent"] in ("whole", wanted)
+    return report["schema"] == SCHEMA_VERSION and report.get("extent") in ("whole", wanted)
 
 
 def _first_look(loaded: Loaded) -> Compiled:
@@ -289,14 +289,18 @@ def _run_all(run: Run, extent: Extent) -> Outcome:
     last = plan.steps[-1]
     stale = write_shards(run, last) if isinstance(last, Write) else None
     write_page(plan.work, told, run.recorder.keep_timing())
+    outcome = _sealed(run, told.report, "current" if stale is None else "stale")
     if stale is not None:
         raise Stale(stale)
-    return _sealed(run, told.report)
+    return outcome
 
 
-def _sealed(run: Run, report: dict[str, Any]) -> Outcome:
+def _sealed(run: Run, report: dict[str, Any], shards: Literal["current", "stale"]) -> Outcome:
+    """Seal a run; one whose shards are stale is not done, but all else of it is what it says."""
     plan = run.plan
     code = 3 if report["totals"]["lost"] or run.pool.damaged() else 0
+    if shards == "stale":
+        code = Stale.exit_code
     run.lease.confirm()
     manifest = {"identity": identity(plan.config, plan), "exit_code": code, "chain": run.chain}
     storage.commit_json(storage.join(plan.work, "manifest.json"), manifest)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -104,6 +104,7 @@ class Shown:
     columns: tuple[str, ...]
     thresholds: Mapping[str, float]  # {reason: threshold in the unit of its column}
     scores: tuple[str, ...] = ()  # those columns of which a report draws a distribution
+    keeps: Literal["high", "low"] | None = None  # which scores stay, where one threshold decides
 
 
 class Filter(BaseModel):

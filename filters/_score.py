@@ -34,7 +34,8 @@ class Limits(RowFilter):
     def shows(self, state: State) -> Shown:
         limits = {"below_threshold": self.at_least, "above_threshold": self.at_most}
         given = {reason: limit for reason, limit in limits.items() if limit is not None}
-        return Shown((self.column,), given, (self.column,))
+        keeps: Literal["high", "low"] | None = "high" if self.at_most is None else "low"
+        return Shown((self.column,), given, (self.column,), keeps if len(given) == 1 else None)
 
 
 class Best(Top):
@@ -55,7 +56,8 @@ class Best(Top):
         return series.fill_null(float("nan")).to_numpy()
 
     def shows(self, state: State) -> Shown:
-        return Shown((self.column,), self.thresholds(state), (self.column,))
+        limits = self.thresholds(state)
+        return Shown((self.column,), limits, (self.column,), "high" if len(limits) == 1 else None)
 
 
 class ByScore(Filter):

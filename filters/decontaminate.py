@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -87,7 +87,8 @@ class Decontaminate(RowFilter):
 
     def shows(self, state: State) -> Shown:
         limit = self._limit() if self.at_least is None else float(self.at_least)
-        return Shown(self.needs(), {COPY: limit}, (self._near(),))
+        keeps: Literal["high", "low"] = "low" if self.at_least is None else "high"
+        return Shown(self.needs(), {COPY: limit}, (self._near(),), keeps)
 
     def _limit(self) -> float:
         return ISC21 if self.at_most is None else self.at_most

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tests.tiny_pool import Pipeline, ledger_of
+from tests.tiny_pool import Reported, ledger_of
 
 PLUGIN = '''\
 """Clusters as the pool and a folder of arrays have them."""
@@ -58,7 +58,7 @@ def _assign(part):
 
 def planted(
     folder: Path, samples: pl.DataFrame, learnt: dict[str, np.ndarray], *steps: object, **shape: int
-) -> Pipeline:
+) -> Reported:
     """A pipeline whose step `coarse` gives each sample the cluster `c` and the distance `d`.
 
     Args:
@@ -82,19 +82,19 @@ def planted(
     for number, rows in enumerate(np.array_split(np.arange(frame.height), count)):
         frame[rows].write_parquet(folder / "in" / f"{number:08d}.parquet")
     first = {"planted": {"name": "coarse", "arrays_in": str(folder / "arrays")}}
-    pipeline = Pipeline(folder, {"metadata": str(folder / "in")}, (first, *steps))
+    pipeline = Reported(folder, {"metadata": str(folder / "in")}, (first, *steps))
     fields = {"rows_per_block": shape.get("rows_per_block", 1000), "run": {"engine": "local"}}
     return pipeline.where(plugins=["./planted.py"], **fields)
 
 
-def reasons(pipeline: Pipeline, uids: Sequence[str]) -> list[str | None]:
+def reasons(pipeline: Reported, uids: Sequence[str]) -> list[str | None]:
     """Why each sample was removed, None where it stayed; uids differ."""
     ledger = ledger_of(pipeline.work)
     found = dict(zip(ledger["uid"], ledger["reason"], strict=True))
     return [found[uid] for uid in uids]
 
 
-def kept(pipeline: Pipeline) -> list[str]:
+def kept(pipeline: Reported) -> list[str]:
     """The uids that stayed, sorted, as often as they did."""
     ledger = ledger_of(pipeline.work)
     return sorted(ledger.filter(fate="kept")["uid"])

@@ -258,7 +258,8 @@ def test_cards_show_the_pictures_of_their_samples(pictured):
         assert uids == [one["uid"] for one in shown]
         assert text.count('src="data:image/jpeg') + text.count("no picture") == len(shown)
         assert text.count('<i class="dot kept">') == sum(not one["removed_by"] for one in shown)
-        assert f"<b>{count(card['kept'])}</b> kept ({share(card['kept'], card['size'])})" in text
+        part = share(card["kept"], card["size"])
+        assert f"<b>{count(card['kept'])}</b> in the subset ({part})" in text
         assert ("at its cap in “balanced_by”" in text) == (card["mark"] == "cap")
     assert "data:image/jpeg" in section
     assert "<img src=x" not in section

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import real_pictures
 from metadata_pool import uid
-from tiny_pool import Pipeline, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
 from curate.errors import ConfigError, CurateError
@@ -69,12 +69,12 @@ def list_of(folder: Path, entries: list[str], name: str = "entries") -> dict:
 
 def pipeline_of(
     folder: Path, texts: list[str | None], steps: list, rows: int = 64, **fields: object
-) -> Pipeline:
-    pipeline = Pipeline(folder, pool_of(folder, texts, rows), steps)
+) -> Reported:
+    pipeline = Reported(folder, pool_of(folder, texts, rows), steps)
     return pipeline.where(rows_per_block=rows, **fields)
 
 
-def sections_of(pipeline: Pipeline) -> list[dict]:
+def sections_of(pipeline: Reported) -> list[dict]:
     return json.loads((pipeline.work / "report" / "report.json").read_text())["concepts"]
 
 
@@ -91,7 +91,7 @@ def matched(text: str | None, entries: list[str]) -> list[int]:
 class Recount:
     """The counts of a `concepts` step, from the ledger and the captions alone."""
 
-    def __init__(self, pipeline: Pipeline, step: str, entries: list[str]) -> None:
+    def __init__(self, pipeline: Reported, step: str, entries: list[str]) -> None:
         names = [next(iter(one.items())) for one in pipeline.steps]
         self.names = [(value or {}).get("name", kind) for kind, value in names]
         self.at, self.entries = self.names.index(step), entries
@@ -202,7 +202,7 @@ STEPS = [
 ]
 
 
-def run_balanced(folder: Path, **fields: object) -> Pipeline:
+def run_balanced(folder: Path, **fields: object) -> Reported:
     """A run whose balancing must flatten the head."""
     steps = [dict(step) for step in STEPS]
     steps[1] = {"concepts": list_of(folder, WORDS + NEVER)}
@@ -430,7 +430,7 @@ def test_a_long_list_is_cut_in_the_report_and_whole_in_the_file(tmp_path):
 # The command
 
 
-def asked(pipeline: Pipeline, **more: object) -> dict:
+def asked(pipeline: Reported, **more: object) -> dict:
     return answer(str(pipeline.work), Asked(**more), LocalRunner())
 
 
@@ -572,7 +572,7 @@ def test_planted_classes_are_counted_exactly(tmp_path):
 def test_rows_outside_the_pool_count_for_no_class(tmp_path):
     drawn = draw(60)
     pool = tar_pool(write_shards(tmp_path / "in", drawn, 3))
-    pipeline = Pipeline(tmp_path, pool, [{"where": "caption <> 'x'"}])
+    pipeline = Reported(tmp_path, pool, [{"where": "caption <> 'x'"}])
     asks = Asked(classes=class_file(tmp_path, "drawn thing"))
     pipeline.run()
     found = asked(pipeline, classes=asks.classes)["classes"]

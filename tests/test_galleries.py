@@ -11,9 +11,9 @@ from metadata_pool import write_metadata
 from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
-from curate import report as reports
 from curate.page.render import render
 from curate.report import pictures
+from curate.report import whole as whole_report
 from curate.report.galleries.tenths import tenths
 from curate.report.reading import read_facts
 from curate.report.schema import Gallery
@@ -236,8 +236,8 @@ def test_only_so_many_tars_are_read(run, told, monkeypatch):
 def test_a_page_stays_below_its_size_whatever_the_texts(told, monkeypatch, tmp_path):
     report, found = told
     whole = len(render(report, found).encode())
-    monkeypatch.setattr(reports, "PAGE_BYTES", whole - 20_000)
-    reports.write_page(str(tmp_path), reports.Told(report, found))
+    monkeypatch.setattr(whole_report, "PAGE_BYTES", whole - 20_000)
+    whole_report.write_page(str(tmp_path), whole_report.Told(report, found))
     page = (tmp_path / "report" / "index.html").read_bytes()
     assert len(page) <= whole - 20_000 + 5_000  # what is said of those left out
     assert b"left out: the page is full" in page

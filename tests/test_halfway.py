@@ -3,16 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from tiny_pool import Reported, digests, draw, ledger_of, tar_pool, write_shards
 
 from curate.cli import main
-from curate.errors import BudgetExceeded, ConfigError, WorkInUse
+from curate.errors import BudgetExceeded, ConfigError, Stale, WorkInUse
 from curate.lease import held
 from curate.pipeline import Options
 from curate.report.halfway import report_of
 from curate.report.reading import read_facts
 from curate.report.schema import Report
+from curate.sample import UID
+from curate.subsets.subset import save
 
 STEPS = [
     {"caption": {"min_words": 2}},
@@ -67,7 +70,7 @@ def test_the_command_says_how_far_the_run_came(pipeline, capsys):
         main(["report", work])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "Not reached: clip_score, write. Run it again to go on." in said
+    assert "Not reached: clip_score, write. Run it again to go on; if a budget stopped it" in said
     assert "subset.npy" not in said
 
 
@@ -138,3 +141,50 @@ def test_a_whole_run_after_a_brief_one_makes_the_report_whole(pipeline):
     outcome = pipeline.run()
     assert (outcome.reused, outcome.report["extent"]) == ("nothing", "whole")
     assert outcome.report["examples"]
+
+
+def test_a_budget_exceeded_at_the_last_step_is_no_finished_run(pipeline, capsys):
+    last = pipeline.where(steps=STEPS[:3], run={"max_removed": {"scored": 0.01}})
+    with pytest.raises(BudgetExceeded):
+        last.run()
+    report = report_of(str(last.work))
+    assert report["unfinished"] == {"reached": "scored", "not_reached": []}
+    assert report["totals"]["unique_uids"] is None
+    with pytest.raises(SystemExit):
+        main(["report", str(last.work)])
+    assert "Not reached: what is made of the last step." in capsys.readouterr().out
+
+
+def test_a_run_that_read_its_pool_alone_is_reported_too(pipeline):
+    stopped(pipeline)
+    for file in (pipeline.work / "state").glob("*.json"):
+        if file.name != "pool.json":
+            file.unlink()
+    report = report_of(str(pipeline.work))
+    assert report["unfinished"]["reached"] is None
+    assert report["steps"] == []
+    assert report["totals"]["kept"] == report["totals"]["usable"] > 0
+
+
+def test_stale_shards_leave_a_selection_that_is_finished(pipeline):
+    pipeline.run()
+    other = pipeline.where(
+        steps=[*STEPS[:2], {"where": {"name": "scored", "sql": "score >= 0.5"}}, *STEPS[3:]]
+    )
+    for _ in range(2):
+        with pytest.raises(Stale, match="--recompute write"):
+            other.run()
+        facts = read_facts(str(pipeline.work))
+        assert (facts.ended, facts.not_reached) == ("whole", ())
+        assert report_of(str(pipeline.work))["unfinished"] is None
+    other.run(options=Options(recompute=("write",)))
+    fresh = other.where(folder=pipeline.folder / "fresh")
+    fresh.run()
+    assert digests(pipeline.work) == digests(fresh.work)
+
+
+def test_files_that_only_the_report_was_asked_to_read_may_be_gone(pipeline, tmp_path):
+    save(str(tmp_path / "theirs.npy"), np.zeros(0, dtype=UID))
+    pipeline.where(report={"sets": {"theirs": str(tmp_path / "theirs.npy")}}).run()
+    (tmp_path / "theirs.npy").unlink()
+    assert read_facts(str(pipeline.work)).plan.config.report.sets

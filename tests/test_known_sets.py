@@ -78,3 +78,19 @@ def test_a_reference_is_of_the_set_that_its_name_tells():
     assert Counter(dict(_sets(frame, "r.reference"))) == {
         "imagenet": 2, "cifar10": 1, "references": 1, "evals": 1,
     }  # fmt: skip
+
+
+def test_a_misspelt_key_is_told_with_its_line_and_the_one_that_was_meant(pipeline):
+    asked = pipeline.where(
+        report={"colums": ["url"]}, published={"sources": "x", "kept": {"caption": 1}}
+    )
+    with pytest.raises(InvalidPipeline) as refused:
+        asked.run()
+    said = str(refused.value)
+    assert "report.colums: there is no field 'colums'; did you mean 'columns'?" in said
+    assert "published.sources: there is no field 'sources'; did you mean 'source'?" in said
+    assert "Extra inputs" not in said
+    with pytest.raises(
+        InvalidPipeline, match=r"tiny\.yaml:\d+: report\.columns: no column is called"
+    ):
+        pipeline.where(report={"columns": ["licence"]}).run()

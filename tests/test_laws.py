@@ -21,7 +21,7 @@ from curate.pipeline import Options, identity
 from curate.pipeline_file.config import load
 from tests.tiny_pool import (
     STEPS,
-    Pipeline,
+    Reported,
     digests,
     draw,
     fates,
@@ -38,7 +38,7 @@ SAMPLES = draw(180)
 def done(tmp_path_factory):
     """A finished run, of which each test takes a copy."""
     folder = tmp_path_factory.mktemp("done")
-    pipeline = Pipeline(folder, tar_pool(write_shards(folder / "in", SAMPLES, 3)))
+    pipeline = Reported(folder, tar_pool(write_shards(folder / "in", SAMPLES, 3)))
     pipeline.run()
     return pipeline
 
@@ -60,7 +60,7 @@ def stamps(work: Path, folder: str) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
-def command(pipeline: Pipeline, *words: str) -> subprocess.CompletedProcess:
+def command(pipeline: Reported, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "curate.cli", *words],
         capture_output=True,
@@ -74,7 +74,7 @@ def command(pipeline: Pipeline, *words: str) -> subprocess.CompletedProcess:
 # --- identity
 
 
-def identity_of(pipeline: Pipeline, *overrides: str) -> str:
+def identity_of(pipeline: Reported, *overrides: str) -> str:
     loaded = load(pipeline.file(), overrides)
     return identity(loaded.config, compile_pipeline(loaded))
 
@@ -249,7 +249,7 @@ def test_another_choice_among_rows_of_one_uid_is_another_selection(tmp_path):
     twins[1] = replace(twins[1], jpeg=twins[1].jpeg + b"\0")
     steps = ({"exact_duplicates": {"by": ["url"], "keep": {"highest": "score"}}}, {"write": {}})
     pool = tar_pool(write_shards(tmp_path / "in", twins, 1))
-    pipeline = Pipeline(tmp_path, pool, steps)
+    pipeline = Reported(tmp_path, pool, steps)
     pipeline.run()
     pictures = [body for name, body in written(pipeline.work).items() if name.endswith(".jpg")]
     assert pictures == [twins[1].jpeg]
@@ -274,7 +274,7 @@ def test_half_a_shard_of_a_killed_run_does_not_stay_beside_the_whole_ones(copy, 
 
 def test_nan_and_null_are_unscored_and_never_zero(tmp_path):
     pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 2))
-    pipeline = Pipeline(tmp_path, pool, ({"where": "score > -1000"},))
+    pipeline = Reported(tmp_path, pool, ({"where": "score > -1000"},))
     pipeline.run()
     removed = ledger_of(pipeline.work).filter(step="where")
     assert removed["reason"].unique().to_list() == ["unscored"]
@@ -333,7 +333,7 @@ def greedy(request, tmp_path):
     pool = tar_pool(write_shards(tmp_path / "in", samples, 6))
     steps = ({"greedy": {"bad": "bad"}}, {"where": "greedy.length > 3"}, {"write": {}})
     fields = {"plugins": ["./greedy.py"], "rows_per_block": 30, "run": {"engine": request.param}}
-    return Pipeline(tmp_path, pool, steps).where(**fields)
+    return Reported(tmp_path, pool, steps).where(**fields)
 
 
 @pytest.mark.slow
@@ -381,10 +381,10 @@ def slow(tmp_path):
     pool = tar_pool(write_shards(tmp_path / "in", SAMPLES, 12))
     fields = {"plugins": ["./greedy.py"], "rows_per_block": 15, "run": {"engine": "local"}}
     steps = ({"greedy": {"bad": "never"}}, {"random_sample": {"fraction": 0.5}})
-    return Pipeline(tmp_path, pool, steps).where(**fields)
+    return Reported(tmp_path, pool, steps).where(**fields)
 
 
-def started(pipeline: Pipeline) -> subprocess.Popen:
+def started(pipeline: Reported) -> subprocess.Popen:
     """The pipeline in a process of its own, once it is at work."""
     process = subprocess.Popen(
         [sys.executable, "-m", "curate.cli", "run", pipeline.file()],

@@ -20,6 +20,7 @@ from curate import chance
 from curate import fates as verdict
 from curate.check import compile_pipeline
 from curate.columns import Column
+from curate.page.charts.scores import curve_of
 from curate.page.render import render
 from curate.page.texts import share, visible
 from curate.pipeline_file.config import load
@@ -508,3 +509,26 @@ def test_a_report_counts_what_is_true_of_those_that_reached_a_feature(tmp_path):
     assert step["errors"] == {"no_caption": 1}
     page = (pipeline.work / "report" / "index.html").read_text()
     assert "truncated <b>2</b>" in page
+
+
+@pytest.mark.parametrize(
+    ("limits", "keeps"),
+    [
+        ({"at_least": 0.3}, "high"),
+        ({"at_most": 0.3}, "low"),
+        ({"at_least": 0.2, "at_most": 0.9}, None),
+    ],
+)
+def test_what_other_thresholds_would_keep_goes_by_the_side_that_stays(tmp_path, limits, keeps):
+    pipeline = finished(tmp_path, draw(100), [{"clip_score": {"column": "score", **limits}}])
+    [histogram] = report_of(pipeline)["histograms"]
+    assert histogram["keeps"] == keeps
+    assert ("would keep" in page_of(pipeline)) == (keeps is not None)
+    if keeps is None:
+        return
+    scores = np.array([s.metadata.get("score", np.nan) for s in draw(100) if s.jpeg is not None])
+    for threshold, rows in curve_of(histogram)[10:190:10]:
+        off = np.abs(scores - threshold) < 1e-9  # an edge is a rounded number
+        if not off.any():
+            stay = scores >= threshold if keeps == "high" else scores < threshold
+            assert rows == stay.sum()

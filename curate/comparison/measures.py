@@ -11,9 +11,12 @@ from curate.comparison.distributions import ASPECT, Number
 from curate.comparison.shares import DOMAIN
 from curate.comparison.sides import LETTERS, OTHER, Letter, Pair
 from curate.errors import ConfigError, did_you_mean
+from curate.features import FittedFeature
 from curate.features.language import Language
+from curate.fitted import content
 from curate.pipeline import full_recipe
 from curate.sample import INTERNAL
+from curate.step import Recipe
 
 MOST = 40  # columns that are compared without being named
 _SIZES = (("original_width", "original_height"), ("width", "height"))
@@ -105,8 +108,8 @@ def _refuse(pair: Pair, name: str, shared: Registry) -> None:
 
 
 def recipes(pair: Pair, column: str) -> Literal["same", "differ"]:
-    """Whether both runs made a column in the same way."""
-    made = []
+    """Whether both runs made a column in the same way, and learnt the same from others first."""
+    made: list[tuple[Recipe, str]] = []
     for letter in LETTERS:
         facts = pair.sides[letter].facts
         if facts is None:
@@ -115,5 +118,6 @@ def recipes(pair: Pair, column: str) -> Literal["same", "differ"]:
         if where is None or where.store == "pool":
             return "same"
         step = facts.plan.steps[facts.plan.index(where.store)]
-        made.append(full_recipe(facts.plan, step))
+        learnt = content(facts.plan.work, step.name) if isinstance(step, FittedFeature) else ""
+        made.append((full_recipe(facts.plan, step), learnt))
     return "same" if made[0] == made[1] else "differ"

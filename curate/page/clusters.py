@@ -59,7 +59,7 @@ def _held(card: dict[str, Any]) -> str | None:
     """What a filter, or chance, did to it, in words; None where nothing is to be said."""
     if card["mark"] in ("cap", "floor"):
         return f"at its {card['mark']} in “{card['mark_by']}”"
-    return {"everything": "kept whole", "nothing": "gone"}.get(card["mark"])
+    return {"everything": "all in the subset", "nothing": "none in the subset"}.get(card["mark"])
 
 
 def shares(own: dict[str, Any]) -> list[dict[str, Any]]:

@@ -63,10 +63,12 @@ def _stays(histogram: dict[str, Any]) -> list[dict[str, Any]]:
     The higher edge where two are equally near. A share that no edge comes near (ties of many
     samples) is answered by the edge that there is, with what it would really keep.
     """
-    if histogram["low"] is None:
+    if histogram["low"] is None or histogram["keeps"] is None:
         return []
-    curve = curve_of(histogram)[:-1]  # at the last edge are those that have the highest score
-    whole = curve[0][1]
+    curve = curve_of(histogram)
+    # At the last edge are those that have the highest score; at the first nobody is below.
+    curve = curve[1:] if histogram["keeps"] == "low" else curve[:-1]
+    whole = max(rows for _, rows in curve)
     found = []
     for share in SHARES:
         threshold, rows = min(curve, key=lambda at: (abs(at[1] / whole - share), -at[0]))

@@ -33,7 +33,7 @@ def _problems(report: dict[str, Any]) -> Iterator[str]:
     totals, pool = report["totals"], report["pool"]
     if report["unfinished"]:
         reached = report["unfinished"]["reached"]
-        names = ", ".join(f"“{name}”" for name in not_reached(report))
+        names = ", ".join(f"“{name}”" for name in not_reached(report)) or "ledger and subset"
         decided = f"it decided up to “{reached}”" if reached else "it decided nothing"
         yield (
             f"This run did not finish: {decided}. Not reached: {names}. What is called kept here "

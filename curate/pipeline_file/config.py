@@ -14,7 +14,16 @@ from curate import features
 from curate.downloads.download import Download
 from curate.errors import InvalidPipeline, Problem, did_you_mean
 from curate.pipeline_file import overrides, plugins
-from curate.pipeline_file.schema import AnyOf, Config, Resources, Run, Share, Source
+from curate.pipeline_file.schema import (
+    AnyOf,
+    Config,
+    Published,
+    ReportSettings,
+    Resources,
+    Run,
+    Share,
+    Source,
+)
 from curate.pipeline_file.yaml_lines import Document, Path, dotted, parse
 from curate.write import Write
 from filters import Filter
@@ -89,7 +98,8 @@ def load(file: str, changes: Sequence[str] = (), *, limit: int | None = None) ->
 def _lines(config: Config, document: Document) -> dict[str, int]:
     steps = {step.name: document.line(("steps", i)) for i, step in enumerate(config.steps)}
     sources = {f"pool.{s.name}": document.line(("pool", i)) for i, s in enumerate(config.pool)}
-    return {**steps, **sources}  # a step's name has no dot
+    asked = {f"{key}:": document.line((key,)) for key in ("report", "published")}
+    return {**steps, **sources, **asked}  # a step's name has neither dot nor colon
 
 
 def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config | None:
@@ -107,6 +117,10 @@ def _config(raw: dict[str, Any], reading: _Reading, folder: FilePath) -> Config 
     values["pool"] = tuple(_sources(values.get("pool"), reading))
     values["steps"] = tuple(_steps(values.get("steps"), ("steps",), kinds, reading))
     _repeated_names(values["steps"], reading)
+    for key, model in (("report", ReportSettings), ("published", Published)):
+        if isinstance(values.get(key), dict):
+            _unknown_keys(values[key], model, (key,), reading)
+            values[key] = {k: v for k, v in values[key].items() if k in model.model_fields}
     names = overrides.written_names(raw.get("steps"))  # broken ones are told of only once
     values["run"] = _run(values.get("run") or {}, names, reading)
     values["plugins"] = tuple(plugin_files) if isinstance(plugin_files, list) else ()

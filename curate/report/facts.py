@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +29,7 @@ class Facts:
     states: Mapping[str, dict[str, Any]]  # {filter: what it learnt}
     after: str  # the last verdict
     not_reached: tuple[str, ...] = ()  # names of the steps that an unfinished run did not reach
+    ended: Literal["whole", "half-way"] = "whole"  # half-way: there is no subset
 
     def spans(self) -> list[Span]:
         """Every block that has rows, whole."""
@@ -40,7 +41,7 @@ class Facts:
 
 def unfinished(facts: Facts) -> dict[str, Any] | None:
     """What a report says of a run that ended half-way; None for a finished one."""
-    if not facts.not_reached:
+    if facts.ended == "whole":
         return None
     reached = facts.plan.steps[-1].name if facts.plan.steps else None
     return {"reached": reached, "not_reached": list(facts.not_reached)}

@@ -7,6 +7,7 @@ from typing import Any
 from curate import storage
 from curate.lease import held
 from curate.report.reading import read_facts
+from curate.report.schema import SCHEMA_VERSION
 from curate.report.whole import write_page, write_report
 from curate.runner import LocalRunner
 
@@ -24,7 +25,7 @@ def report_of(work: str) -> dict[str, Any]:
     finished = storage.exists(storage.join(work, "manifest.json"))
     if finished:
         found: dict[str, Any] = storage.read_json(storage.join(work, "report", "report.json"))
-        if found["extent"] == "whole":
+        if found["schema"] == SCHEMA_VERSION and found.get("extent") == "whole":
             return found
     timing = storage.join(work, "report", "timing.json")
     with held(work, steal="refuse"):

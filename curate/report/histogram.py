@@ -55,6 +55,7 @@ def draw(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
                 "filter": look.filter,
                 "column": score,
                 "thresholds": {reason: plain(value) for reason, value in thresholds.items()},
+                "keeps": look.shown.keeps,
                 "low": float(low) if low <= high else None,
                 "high": float(high) if low <= high else None,
                 "kept": kept[:BINS].tolist(),

@@ -48,7 +48,7 @@ def totals(facts: Facts, runner: Runner) -> dict[str, Any]:
         "copies": copies,
         "removed": _rows(by_steps.filter(~lost)),
         "lost": _rows(by_steps.filter(lost)),
-        "unique_uids": None if facts.not_reached else _unique_uids(facts, copies, runner),
+        "unique_uids": None if facts.ended == "half-way" else _unique_uids(facts, copies, runner),
         "epochs": {
             scale: round(seen / copies, 3) if copies else None
             for scale, seen in SAMPLES_SEEN.items()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import yaml
@@ -16,6 +16,7 @@ from curate.check import compile_pipeline
 from curate.compiled import Compiled
 from curate.errors import ConfigError
 from curate.pipeline_file.config import LIMIT, Loaded, load
+from curate.pipeline_file.schema import ReportSettings
 from curate.pools import pictures
 from curate.pools.pool import Pool, pool_columns
 from curate.pools.shard_table import load_table
@@ -49,10 +50,12 @@ def read_facts(work: str) -> Facts:
         states.update(found["states"])
         seal, after, reached = found, name, stop
     counts = pl.DataFrame(seal["counts"], schema=fates.no_counts().schema, orient="row")
-    if _finished(work):
+    finished = _finished(work)
+    if finished:
         reached = len(plan.steps)
     missing = tuple(step.name for step in plan.steps[reached:])
-    return Facts(_until(plan, reached), pool, counts, states, after, missing)
+    ended: Literal["whole", "half-way"] = "whole" if finished else "half-way"
+    return Facts(_until(plan, reached), pool, counts, states, after, missing, ended)
 
 
 def _verdicts(plan: Compiled) -> Iterator[tuple[int, int]]:
@@ -101,7 +104,10 @@ def _plan(work: str) -> Compiled:
             target.write_bytes(source)
         loaded = _loaded(storage.read(file), Path(folder, "pipeline.yaml"))
     config = loaded.config.model_copy(update={"work": work.rstrip("/")})
-    return compile_pipeline(replace(loaded, config=config), columns=pool_columns(work) or None)
+    # What the report is asked for is no matter of what was decided: its files may be gone by now.
+    bare = config.model_copy(update={"report": ReportSettings(), "published": None})
+    read = replace(loaded, config=bare, file=file)
+    return replace(compile_pipeline(read, columns=pool_columns(work) or None), config=config)
 
 
 def _loaded(text: bytes, file: Path) -> Loaded:

@@ -52,7 +52,8 @@ def histogram_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChar
 def bars_of(histogram: dict[str, Any]) -> list[dict[str, Any]]:
     """The histogram in BARS bars; none where nobody has a score.
 
-    `from`, `to`, `kept` and `removed` there, and `stay`: how many have a score of at least `from`.
+    `from`, `to`, `kept` and `removed` there, and `stay`: how many a threshold there would keep, at
+    `from` where high scores stay, and at `to` where low ones do.
     """
     if histogram["low"] is None:
         return []
@@ -63,7 +64,7 @@ def bars_of(histogram: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "from": edges[first],
             "to": edges[min(first + width, bins)],
-            "stay": stay[first],
+            "stay": stay[min(first + width, bins) if histogram["keeps"] == "low" else first],
             **{side: sum(histogram[side][first : first + width]) for side in SIDES_OF},
         }
         for first in range(0, bins, width)
@@ -131,18 +132,26 @@ def _words(histogram: dict[str, Any]) -> list[alt.LayerChart | alt.FacetChart]:
 
 
 def curve_of(histogram: dict[str, Any]) -> list[tuple[float, int]]:
-    """(threshold, samples whose score is at least that) at each edge of a bin, exact."""
+    """(threshold, samples that it would keep) at each edge of a bin, exact.
+
+    Those whose score is at least that; or less than that, for a filter that keeps low scores.
+    """
     both = [a + b for a, b in zip(histogram["kept"], histogram["removed"], strict=True)]
+    if histogram["keeps"] == "low":
+        return list(zip(edges_of(histogram), [0, *itertools.accumulate(both)], strict=True))
     above = [*itertools.accumulate(reversed(both))]
     return list(zip(edges_of(histogram), [*reversed(above), 0], strict=True))
 
 
 def curve_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChart | None:
-    """The share of scored samples that a threshold `at_least` would keep; None as above."""
-    if histogram["low"] is None:
+    """The share of scored samples that another threshold would keep.
+
+    None where nobody has a score, or no single threshold decides who stays.
+    """
+    if histogram["low"] is None or histogram["keeps"] is None:
         return None
     curve = curve_of(histogram)
-    whole = curve[0][1]
+    whole = max(rows for _, rows in curve)
     points = [{"threshold": x, "samples": n, "share": n / whole} for x, n in curve]
     line = (
         alt.Chart(alt.InlineData(values=points))

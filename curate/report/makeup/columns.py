@@ -221,11 +221,11 @@ def _lengths(facts: Facts) -> Iterator[Numbers]:
 
 
 def _scores(facts: Facts) -> Iterator[Numbers]:
-    """The scores of filters, and every `similarity` that a step made."""
+    """The scores that a threshold decides on, and every `similarity` that a step made."""
     names = [
         score
         for look in looks(facts)
-        if look.step not in facts.not_reached
+        if look.step not in facts.not_reached and look.shown.keeps is not None
         for score in look.shown.scores
     ]
     names += [

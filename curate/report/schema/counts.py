@@ -120,6 +120,9 @@ class Histogram(Part):
     filter: str
     column: str
     thresholds: dict[str, float | str]
+    keeps: Literal["high", "low"] | None = Field(
+        description="which scores stay; null where no single threshold decides who does"
+    )
     low: float | None = Field(description="the lowest finite score; null where there is none")
     high: float | None
     kept: list[int] = Field(description="200 bins of equal width; the last has its upper edge too")
