@@ -48,6 +48,7 @@ def measures(pair: Pair, named: Sequence[str]) -> Measures:
     }
     for name in named:
         _refuse(pair, name, shared)
+    named = [*named, *(name for name in _reported(pair) if _can_compare(shared.get(name)))]
     numbers = sorted(name for name, column in shared.items() if _is_score(column))[:MOST]
     numbers = [*(name for name in named if _is_numeric(shared[name])), *numbers]
     words = [*(name for name in named if shared[name].dtype in _WORDS), *_languages(pair, shared)]
@@ -57,6 +58,16 @@ def measures(pair: Pair, named: Sequence[str]) -> Measures:
         tuple(dict.fromkeys(words)),
         "caption" in shared,
     )
+
+
+def _reported(pair: Pair) -> list[str]:
+    """The columns that the runs' own reports were asked to count."""
+    sides = (pair.sides[letter].facts for letter in LETTERS)
+    return [name for facts in sides if facts for name in facts.plan.config.report.columns]
+
+
+def _can_compare(column: Column | None) -> bool:
+    return column is not None and (_is_numeric(column) or column.dtype in _WORDS)
 
 
 def _sizes(shared: Registry) -> list[Number]:
@@ -102,7 +113,7 @@ def _refuse(pair: Pair, name: str, shared: Registry) -> None:
             known = [one for one in there if one not in INTERNAL]
             raise ConfigError(f"--columns {name}: " + did_you_mean(name, known, f"{place} has no"))
     column = shared.get(name)
-    if column is None or not (_is_numeric(column) or column.dtype in _WORDS):
+    if not _can_compare(column):
         kind = "an identifier" if column is None else f"of type {column.dtype}"
         raise ConfigError(f"--columns {name} is {kind}; numbers and words can be compared")
 

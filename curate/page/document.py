@@ -86,6 +86,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         count=texts.count,
         number=texts.number,
+        precise=texts.precise,
         visible=texts.visible,
         brief=texts.brief,
         parts=texts.parts,

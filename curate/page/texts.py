@@ -28,6 +28,11 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def precise(value: Any) -> str:
+    """Seven significant digits of a float, float32's: scores beside a threshold differ late."""
+    return f"{value:.7g}" if isinstance(value, float) and math.isfinite(value) else number(value)
+
+
 def many(value: int, noun: str) -> str:
     """1 shard, 12,345 shards."""
     return f"{count(value)} {noun}" + ("" if value == 1 else "s")

@@ -100,10 +100,10 @@ def main() -> None:
     file.write_text(yaml.safe_dump(whole, sort_keys=False))
     shutil.rmtree(folder / "work", ignore_errors=True)
     for t in T:
-        command = [sys.executable, "-m", "curate.cli", "run", str(file)]
+        command = [sys.executable, "-m", "curate.cli", "run", "--brief", str(file)]
         seconds, memory = measured([*command, "--set", f"steps.metadata_balance.t={t}"])
         timing = json.loads((folder / "work" / "report" / "timing.json").read_text())
-        each = {one["step"]: one["ended"] - one["began"] for one in timing}
+        each = {one["step"]: one["ended"] - one["began"] for one in timing["steps"]}
         report = json.loads((folder / "work" / "report" / "report.json").read_text())
         say(f"t {t}: {seconds:.1f} s, {memory:.2f} GB; {report['totals']['kept']:,} kept")
         say("  " + ", ".join(f"{name} {spent:.1f} s" for name, spent in each.items()))

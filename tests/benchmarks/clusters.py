@@ -55,7 +55,7 @@ def run(folder: Path, count: int, iterations: int) -> tuple[float, float, float]
     file = folder / "pipeline.yaml"
     file.write_text(json.dumps({**fields, "pool": {"metadata": str(folder / "pool")}}))
     began = time.monotonic()
-    command = [sys.executable, "-m", "curate.cli", "run", str(file)]
+    command = [sys.executable, "-m", "curate.cli", "run", "--brief", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     said = process.stderr.read()

@@ -4,9 +4,10 @@
 
 POOL and SMALLER_POOL are folders of metadata as `commonpool.py` makes them, with `--language`; the
 second has a tenth of the rows. Every command is a process of its own, imports included; wall time
-and peak memory are its own, and the median of ROUNDS is shown. The last lines are ratios: of the
-first run to the least that any program must do (read the two columns, write the subset and the
-ledger's bytes), of another threshold to the first run, and of the time a row takes at both sizes.
+and peak memory are its own, and the median of ROUNDS is shown; reports are brief. The last lines
+are ratios: of the first run to the least that any program must do (read the two columns, write the
+subset and the ledger's bytes), of another threshold to the first run, and of the time a row takes
+at both sizes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def pipeline(folder: Path, pool: Path, steps: list[object]) -> list[str]:
     file = folder / "pipeline.yaml"
     fields = {"name": "bench", "work": str(folder / "work"), "steps": steps}
     file.write_text(json.dumps({**fields, "pool": {"metadata": str(pool)}}))  # JSON is YAML
-    return [sys.executable, "-m", "curate.cli", "run", str(file)]
+    return [sys.executable, "-m", "curate.cli", "run", "--brief", str(file)]
 
 
 def top(fraction: float) -> list[object]:

@@ -73,7 +73,7 @@ def command(folder: Path, pool: Path, clusters: int, threshold: float) -> list[s
     file = folder / "pipeline.yaml"
     fields = {"name": "bench", "work": str(folder / "work"), "steps": steps(clusters, threshold)}
     file.write_text(json.dumps({**fields, "pool": {"metadata": str(pool)}}))  # JSON is YAML
-    return [sys.executable, "-m", "curate.cli", "run", str(file)]
+    return [sys.executable, "-m", "curate.cli", "run", "--brief", str(file)]
 
 
 def notes(folder: Path) -> dict[str, Any]:
