@@ -108,9 +108,13 @@ class Store:
         files = self._part_files(block, None)
         if not files:
             return
-        if storage.exists(self.block_file(block)):
-            files.insert(0, self.block_file(block))
-        write_parquet(self.block_file(block), _merged([read_parquet(file) for file in files]))
+        whole = self.block_file(block)
+        if storage.exists(whole):
+            files.insert(0, whole)
+        if len(files) == 1:  # the block was one unit: nothing is to be merged
+            storage.move(files[0], whole)
+        else:
+            write_parquet(whole, _merged([read_parquet(file) for file in files]))
         storage.remove(self.part_folder(block))
 
     def array_stem(self, shard: int, rows: np.ndarray) -> str:

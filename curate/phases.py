@@ -42,7 +42,7 @@ class Run:
     runner: Runner
     lease: Lease
     recorder: Recorder
-    grow: Callable[[Runner, int], Runner]  # a runner that suits so many rows to score or fetch
+    grow: Callable[[Runner, float], Runner]  # a runner that suits so many seconds of one core
     chain: str = ""
     before: str = fates.START
     rests_on: str = ""  # the chain before the barrier that was decided last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from curate.stations import flow
 from curate.step import Recipe, claim, fingerprint, refuse
 from curate.write import Write, all_written
 
-RAY_PAYS_ROWS = 20_000  # rows to score or fetch above which Ray's start (4 s) is worth it
+RAY_PAYS_S = 20.0  # work of one core above which Ray's start, 8 s with its workers, is worth it
 RAY_DECIDES_ROWS = 100_000_000  # rows of the pool above which filters alone are worth it
 
 
@@ -120,7 +121,7 @@ def _begin(loaded: Loaded, options: Options, held_by: tuple[Lease, Recorder, _St
     plan = compile_pipeline(loaded, columns=pool.columns or None)
     if options.failed == "retry":
         plan = replace(plan, retry_failed="retry")
-    started.grow(started.runner, pool.rows if pool.rows > RAY_DECIDES_ROWS else 0)
+    started.grow(started.runner, math.inf if pool.rows > RAY_DECIDES_ROWS else 0.0)
     return Run(plan, pool, started.runner, lease, recorder, started.grow)
 
 
@@ -138,9 +139,9 @@ class _Started:
         if self._engine == "ray" or config.run.address:
             self.runner = RayRunner(config.run.address)
 
-    def grow(self, runner: Runner, rows: int) -> Runner:
-        """Ray, if so many rows are worth it and the user did not choose."""
-        if self._engine == "auto" and isinstance(runner, LocalRunner) and rows > RAY_PAYS_ROWS:
+    def grow(self, runner: Runner, seconds: float) -> Runner:
+        """Ray, if so much work is worth it and the user did not choose."""
+        if self._engine == "auto" and isinstance(runner, LocalRunner) and seconds > RAY_PAYS_S:
             self.runner = RayRunner()
         return self.runner
 
@@ -281,7 +282,7 @@ def _run_all(run: Run, extent: Extent) -> Outcome:
             barrier(run, phase.barrier)
     run.lease.confirm()
     with ThreadPoolExecutor(1, "page") as beside:
-        ready = beside.submit(prepare)  # two seconds that nothing else need wait for
+        ready = beside.submit(prepare)  # half a second that nothing else need wait for
         write_ledger(run)
         write_subset(run)
         told = make_report(run, extent)

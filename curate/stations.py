@@ -157,7 +157,7 @@ def _run_stations(
     if not stations:
         return lost
     rows = sum(unit.stop - unit.start for unit in run.pool.units() if unit.number in wanted)
-    run.runner = run.grow(run.runner, rows)
+    run.runner = run.grow(run.runner, rows * sum(map(partial(_cost, run.plan), stations)))
     for number, unit, result in run.runner.flow([s.stage for s in stations], units):
         run.lease.check()
         station = stations[number]
@@ -169,6 +169,13 @@ def _run_stations(
             assert isinstance(result, Done), result
             run.recorder.task(station.name, result)
     return lost
+
+
+def _cost(plan: Compiled, station: _Station) -> float:
+    """Seconds that one core takes for one row, roughly."""
+    kinds = [type(plan.steps[index]) for index in station.place.steps]
+    features = [kind if issubclass(kind, Feature) else Feature for kind in kinds]
+    return sum(1 / feature.rows_per_second for feature in features)
 
 
 def _assign(run: Run, station: _Station, units: Iterator[Unit]) -> None:

@@ -63,6 +63,16 @@ def test_compaction_leaves_one_file_of_the_same_rows(store):
     assert before[ROW].is_sorted()
 
 
+def test_a_block_of_one_part_is_that_part_as_it_was_written(store):
+    store.write_part(2, 0, part([3, 4], 1))
+    (name,) = storage.names(store.part_folder(2))
+    written = storage.entry(storage.join(store.part_folder(2), name))
+    store.compact(2)
+    assert storage.names(store.folder) == ["block-0002.parquet"]
+    assert storage.names(store.part_folder(2)) == []
+    assert storage.entry(store.block_file(2)).version == written.version  # not written anew
+
+
 def test_a_crash_between_the_compacted_file_and_the_removal_of_its_parts(store):
     store.write_part(0, 0, part([0, 1], 1))
     store.write_part(0, 0, part([1], 2))

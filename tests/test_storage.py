@@ -142,6 +142,18 @@ def test_parquet_is_the_same_bytes_for_the_same_frame(root):
     assert read_parquet(url, ["text"]).equals(frame.select("text"))
 
 
+def test_a_file_moves_into_a_new_folder_and_over_another_file(root):
+    first, second = storage.join(root, "a.bin"), storage.join(root, "b.bin")
+    target = storage.join(root, "deep", "c.bin")
+    for url in (first, second):
+        storage.commit(url, url.encode())
+        storage.move(url, target)
+        assert not storage.exists(url)
+        assert storage.read(target) == url.encode()
+    with pytest.raises(StorageError, match=r"c\.bin|a\.bin"):
+        storage.move(first, target)
+
+
 def test_remove_takes_files_folders_and_nothing(root):
     storage.commit(storage.join(root, "folder", "a"), b"1")
     storage.commit(storage.join(root, "folder", "b", "c"), b"2")

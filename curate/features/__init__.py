@@ -108,6 +108,7 @@ class Feature(BaseModel):
     version: ClassVar[int] = 1  # rises when the numbers change
     pictures: ClassVar[bool] = False  # whether `prepare` is called
     gpu: ClassVar[bool] = False  # whether a GPU makes it faster
+    rows_per_second: ClassVar[int] = 1_000  # of one core, roughly: whether Ray's start is worth it
 
     name: str = ""  # the step's name: its kind unless given
 

@@ -45,6 +45,7 @@ class Concepts(Feature):
     """
 
     version: ClassVar[int] = 1
+    rows_per_second: ClassVar[int] = 800_000
 
     name: str = "concepts"
     entries: str = Setting(description="the list: a path, or a URL that fsspec opens")

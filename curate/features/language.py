@@ -33,6 +33,7 @@ class Language(Feature):
     """
 
     version: ClassVar[int] = 1
+    rows_per_second: ClassVar[int] = 70_000
 
     name: str = "language"
     detector: Literal["fasttext", "cld3"] = Setting("fasttext", description="who says it")

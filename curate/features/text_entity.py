@@ -36,6 +36,7 @@ class TextEntity(Feature):
     """
 
     version: ClassVar[int] = 1
+    rows_per_second: ClassVar[int] = 100_000
 
     name: str = "text_entity"
     entities: str = Setting(

@@ -29,6 +29,7 @@ class TokenLength(Feature):
     """
 
     version: ClassVar[int] = 1
+    rows_per_second: ClassVar[int] = 100_000
 
     name: str = "token_length"
     context: int = Setting(77, ge=2, description="tokens that the text encoder reads, at most")

@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from curate.page import texts
+from curate.page import texts, vega
 
 # What strangers wrote is escaped: no section can come from them.
 _SECTION = re.compile(r'<section id="([a-z_-]+)"[^>]*>\s*<h2[^>]*>([^<]+)')
@@ -63,7 +63,7 @@ def document(template: str, given: dict[str, Any]) -> str:
     """
     drawings = Drawings()
     page = _environment().get_template(template).render({**given, "draw": drawings.draw})
-    scripts = [_bundle(), _file("charts.js")] if drawings.specs else []
+    scripts = [vega.bundle(), _file("charts.js")] if drawings.specs else []
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     head, marker, rest = page.partition("SCRIPT-HASHES")
     assert marker, f"{template} does not extend page.html.j2"
@@ -105,9 +105,9 @@ def _environment() -> jinja2.Environment:
 
 
 def prepare() -> None:
-    """Load what all pages of a process share, ahead of the first one: two seconds."""
+    """Load what all pages of a process share, ahead of the first one: half a second."""
     importlib.import_module("curate.page.render")  # the charts, and their library
-    _bundle()
+    vega.bundle()
     for name in _environment().list_templates(extensions=["j2"]):
         _environment().get_template(name)
 
@@ -119,18 +119,6 @@ def contents(body: str) -> list[tuple[str, str]]:
 
 def _file(name: str) -> str:
     return resources.files("curate.page").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _bundle() -> str:
-    """The scripts of Vega, Vega-Lite and Vega-Embed, as one."""
-    import altair
-    import vl_convert
-
-    version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    script = vl_convert.javascript_bundle(None, version)  # type: ignore[arg-type]  # its stub
-    assert "</script" not in script.lower()
-    return script
 
 
 def _digest(script: str) -> str:

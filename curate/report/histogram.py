@@ -18,6 +18,8 @@ from filters import column
 
 BINS = 200
 _INFINITE, _UNSCORED = BINS, BINS + 1  # what is counted beside the bins
+_PLACES = 2 * (BINS + 2)  # of those kept, then of those removed
+_PIECE = 32_768  # rows whose bins are found at once: what stays in a processor's own memory
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,13 @@ def _counts(
     found = _no_counts(curves)
     for number, curve in enumerate(curves):
         values = scores(plan, curve.index, curve.column, span)
-        places = _places(values, *ranges[number])
-        places += (BINS + 2) * (stopped == curve.index)  # removed ones in the second half
-        if curve.index > 0:
-            places = places[stopped >= curve.index]
-        elif (stopped < 0).any():
-            places = places[stopped >= 0]
-        found[number] = np.bincount(places, minlength=2 * (BINS + 2)).reshape(2, BINS + 2)
+        for first in range(0, len(span), _PIECE):
+            piece = slice(first, first + _PIECE)
+            places = _places(values[piece], *ranges[number])
+            places += (BINS + 2) * (stopped[piece] == curve.index)  # removed: the second half
+            there = stopped[piece] >= curve.index  # who came so far; -1 for none of the pool's
+            counts = np.bincount(places if there.all() else places[there], minlength=_PLACES)
+            found[number] += counts.reshape(2, BINS + 2)
     return found
 
 

@@ -20,6 +20,7 @@ from curate.storage.writing import (
     commit_json,
     committing,
     create,
+    move,
     remove,
     sweep,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "is_local",
     "join",
     "local_path",
+    "move",
     "names",
     "opened",
     "read",

@@ -182,6 +182,18 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
+def move(url: str, target: str) -> None:
+    """Give a committed file another name, whether or not there is one of that name already."""
+    if is_local(url):
+        with named(target, "written"):
+            local_path(target).parent.mkdir(parents=True, exist_ok=True)
+            local_path(url).replace(local_path(target))
+        return
+    system, path = file_system(url)
+    with named(target, "written"):
+        system.mv(path, file_system(target)[1])
+
+
 def remove(url: str) -> None:
     """Remove a file or a folder with all in it; nothing happens where there is none."""
     if is_local(url):
