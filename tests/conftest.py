@@ -17,6 +17,14 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """The tests of a file share what it sets up, so one process has them; and one has Ray."""
+    for item in items:
+        group = "ray" if "ray_cluster" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray on two CPUs of this machine, started once: `RayRunner()` finds it."""
