@@ -18,8 +18,8 @@ from curate.output_shard import write_shard
 from curate.phases import Run, download_content
 from curate.pools.pool import Pool
 from curate.records import Done
-from curate.report.facts import Facts
-from curate.report.whole import Extent, Told, write_report
+from curate.report.facts import Extent, Facts
+from curate.report.whole import Told, write_report
 from curate.runner import Runner
 from curate.sample import make_uids
 from curate.step import fingerprint

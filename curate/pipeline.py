@@ -29,8 +29,9 @@ from curate.pools.pool import pool_columns, read_pool, same_arrays
 from curate.pools.pool_files import list_files
 from curate.pools.shard_table import load_table
 from curate.records import Observe, Recorder
+from curate.report.facts import Extent
 from curate.report.schema import SCHEMA_VERSION
-from curate.report.whole import Extent, write_page
+from curate.report.whole import write_page
 from curate.runner import LocalRunner, RayRunner, Runner
 from curate.stations import flow
 from curate.step import Recipe, claim, fingerprint, refuse

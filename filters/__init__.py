@@ -98,6 +98,28 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """A number that a filter makes of a sample's columns, and compares with limits of its own."""
+
+    name: str  # as a report says it: `caption: words`
+    value: pl.Expr
+    at_least: tuple[str, float] | None = None  # (reason of those below, the lowest that passes)
+    at_most: tuple[str, float] | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """{reason: limit}."""
+        return dict(limit for limit in (self.at_least, self.at_most) if limit is not None)
+
+    @property
+    def keeps(self) -> Literal["high", "low"] | None:
+        """Which values pass, where there is one limit."""
+        if len(self.limits) != 1:
+            return None
+        return "low" if self.at_least is None else "high"
+
+
+@dataclass(frozen=True)
 class Shown:
     """What explains a verdict: the deciding columns, and the numbers they were compared with."""
 
@@ -105,6 +127,7 @@ class Shown:
     thresholds: Mapping[str, float]  # {reason: threshold in the unit of its column}
     scores: tuple[str, ...] = ()  # those columns of which a report draws a distribution
     keeps: Literal["high", "low"] | None = None  # which scores stay, where one threshold decides
+    measures: tuple[Measure, ...] = ()  # numbers that are no column, each of `columns` alone
 
 
 class Filter(BaseModel):

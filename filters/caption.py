@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from filters import Available, Filter, RowFilter, Shown, State, Unbound, column
+from filters import Available, Filter, Measure, RowFilter, Shown, State, Unbound, column
 
 _BLANKS = {  # what separates words
     None: r"\s",
@@ -62,28 +62,47 @@ class Caption(RowFilter):
         ]
 
     def passes(self) -> dict[str, pl.Expr]:
-        text = column(self.column).cast(pl.String)  # where all are null, the column has no type
-        characters = text.str.len_chars()
+        characters = self._text().str.len_chars()
         rules = {}
         if self.min_words > 0:
-            rules["too_few_words"] = self._has_words(text, self.min_words)
+            rules["too_few_words"] = self._has_words(self.min_words)
         rules["too_few_characters"] = characters >= self.min_characters
         if self.max_words is not None:
-            rules["too_many_words"] = ~self._has_words(text, self.max_words + 1)
+            rules["too_many_words"] = ~self._has_words(self.max_words + 1)
         if self.max_characters is not None:
             rules["too_many_characters"] = characters <= self.max_characters
         return rules
 
-    def _has_words(self, text: pl.Expr, count: int) -> pl.Expr:
-        """Whether a text has at least `count` words; null where there is no text."""
+    def _text(self) -> pl.Expr:
+        # Where all are null, the column has no type.
+        return column(self.column).cast(pl.String)
+
+    def _worded(self) -> pl.Expr:
+        """The text with all that is a word of its own between blanks."""
+        text = self._text()
         if self.parity == "datacomp_image_based":
-            text = text.str.replace_all("\n", " . ", literal=True)  # each is a token of its own
-        blanks = _BLANKS[self.parity]
+            text = text.str.replace_all("\n", " . ", literal=True)
+        return text
+
+    def _words(self) -> pl.Expr:
+        """How many words there are; null where there is no text."""
+        return self._worded().str.count_matches(f"[^{_BLANKS[self.parity]}]+")
+
+    def _has_words(self, count: int) -> pl.Expr:
+        """Whether a text has at least `count` words; null where there is no text."""
         if count > _FEW:
-            return text.str.count_matches(f"[^{blanks}]+") >= count
+            return self._words() >= count
+        blanks = _BLANKS[self.parity]
         # The last character of a word, what separates it, the next word but for its last one, ...
         word, gap = f"[^{blanks}]", f"[{blanks}]"
-        return text.str.contains(f"(?:{word}{gap}+{word}*){{{count - 1}}}{word}")
+        return self._worded().str.contains(f"(?:{word}{gap}+{word}*){{{count - 1}}}{word}")
 
     def shows(self, state: State) -> Shown:
-        return Shown((self.column,), {})
+        found = []
+        for unit, value in (("words", self._words()), ("characters", self._text().str.len_chars())):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            at_least = (f"too_few_{unit}", float(low)) if low > 0 else None
+            at_most = (f"too_many_{unit}", float(high)) if high is not None else None
+            if at_least or at_most:
+                found.append(Measure(f"{self.column}: {unit}", value, at_least, at_most))
+        return Shown((self.column,), {}, measures=tuple(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from filters import Available, Filter, RowFilter, Shown, State, Unbound, column
+from filters import Available, Filter, Measure, RowFilter, Shown, State, Unbound, column
 
 
 class ImageSize(RowFilter):
@@ -45,20 +45,34 @@ class ImageSize(RowFilter):
     def needs(self) -> tuple[str, ...]:
         return self.columns or ()
 
-    def passes(self) -> dict[str, pl.Expr]:
+    def _measures(self) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+        """Shorter side, longer side, and longer / shorter; null where the size is not known."""
         width, height = (column(name) for name in self.needs())
         # A null side makes the rule null (min_horizontal would skip it); a side of 0 is no picture.
         known = pl.when((width > 0) & (height > 0)).then(pl.lit(1))
-        short, long = (
-            pl.min_horizontal(width, height) * known,
-            pl.max_horizontal(width, height) * known,
-        )
+        short = pl.min_horizontal(width, height) * known
+        long = pl.max_horizontal(width, height) * known
+        return short, long, long.cast(pl.Float64) / short
+
+    def passes(self) -> dict[str, pl.Expr]:
+        short, long, aspect = self._measures()
         rules = {"too_small": short >= self.min_side}
         if self.max_side is not None:
             rules["too_large"] = long <= self.max_side
         if self.max_aspect_ratio is not None:
-            rules["too_elongated"] = long.cast(pl.Float64) / short <= self.max_aspect_ratio
+            rules["too_elongated"] = aspect <= self.max_aspect_ratio
         return rules
 
     def shows(self, state: State) -> Shown:
-        return Shown(self.needs(), {})
+        short, long, aspect = self._measures()
+        found = []
+        if self.min_side > 0:
+            found.append(
+                Measure("shorter side, pixels", short, at_least=("too_small", self.min_side))
+            )
+        if self.max_side is not None:
+            found.append(Measure("longer side, pixels", long, at_most=("too_large", self.max_side)))
+        if self.max_aspect_ratio is not None:
+            limit = ("too_elongated", self.max_aspect_ratio)
+            found.append(Measure("longer side / shorter side", aspect, at_most=limit))
+        return Shown(self.needs(), {}, measures=tuple(found))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
 from polars.exceptions import PolarsError
 from pydantic import Field
 
-from filters import Available, Filter, RowFilter, Unbound
+from filters import Available, Filter, Measure, RowFilter, Shown, State, Unbound
 
 
 class Where(RowFilter):
@@ -50,6 +52,52 @@ class Where(RowFilter):
 
     def passes(self) -> dict[str, pl.Expr]:
         return {"false": self._expression()}
+
+    def shows(self, state: State) -> Shown:
+        found = _comparison(self._expression())
+        if found is None:
+            return Shown(self.needs(), {})
+        value, limit, at_least = found
+        written = _COMPARISON.fullmatch(self.sql)
+        name = written[1] if written else str(value)
+        limits = {"at_least" if at_least else "at_most": ("false", limit)}
+        return Shown(self.needs(), {}, measures=(Measure(name, value, **limits),))
+
+
+_COMPARISON = re.compile(r"\s*([^<>=]*[^<>=\s])\s*[<>]=?[^<>=]*")  # what is before the only sign
+_LEAST = {"Gt": True, "GtEq": True, "Lt": False, "LtEq": False}
+
+
+def _comparison(expression: pl.Expr) -> tuple[pl.Expr, float, bool] | None:
+    """(value, limit, whether values above it pass) where a condition compares one with the other.
+
+    None for every other condition, and where the number stands first.
+    """
+    tree = _tree(expression)
+    if "BinaryExpr" in tree:
+        operator = tree["BinaryExpr"]["op"]
+    else:  # a decimal has comparisons of its own
+        function = tree.get("Function", {}).get("function", {})
+        sql = function.get("Sql") if isinstance(function, dict) else None
+        operator = sql.get("Binary") if isinstance(sql, dict) else None
+    if operator not in _LEAST:
+        return None
+    sides = expression.meta.pop()
+    values = [side for side in sides if side.meta.root_names()]
+    numbers = [side for side in sides if not side.meta.root_names()]
+    if len(values) != 1 or len(numbers) != 1 or "Literal" in _first(tree):
+        return None
+    limit = pl.select(numbers[0]).item()
+    if isinstance(limit, bool) or not isinstance(limit, (int, float, Decimal)):
+        return None
+    return values[0], float(limit), _LEAST[operator]
+
+
+def _first(tree: Any) -> dict[str, Any]:
+    """The left side of a comparison."""
+    if "BinaryExpr" in tree:
+        return dict(tree["BinaryExpr"]["left"])
+    return dict(tree["Function"]["input"][0])
 
 
 def _columns(expression: pl.Expr) -> list[str]:

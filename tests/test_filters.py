@@ -37,6 +37,9 @@ from filters import (
     structured,
 )
 from filters._top import Top, exact_share
+from filters.caption import Caption
+from filters.image_size import ImageSize
+from filters.where import Where
 
 UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 AVAILABLE = {  # a pool with everything that the examples name
@@ -764,3 +767,61 @@ def test_a_condition_that_fails_on_a_value_names_the_step(tmp_path):
         ConfigError, match="where cannot be decided: conversion from `str` to `i32`"
     ):
         run(tmp_path, listing(2), {"where": "cast(caption as int) > 3"})
+
+
+@pytest.mark.parametrize(
+    ("filter_", "frame"),
+    [
+        (
+            Caption(
+                name="c", min_words=2, max_words=3, min_characters=3, max_characters=9, parity=p
+            ),
+            pl.DataFrame({"caption": [*CAPTIONS, "a\nb", "a\x1cb", "a b c d e", "x" * 20]}),
+        )
+        for p in (None, "datacomp", "datacomp_image_based")
+    ]
+    + [
+        (
+            ImageSize(name="s", columns=("w", "h"), min_side=2, max_side=4, max_aspect_ratio=2.0),
+            pl.DataFrame(
+                [(w, h) for w in (None, 0, 1, 2, 4, 5) for h in (None, 0, 1, 2, 4, 5)],
+                schema={"w": pl.Int64, "h": pl.Int64},
+                orient="row",
+            ),
+        )
+    ],
+)
+def test_a_rule_is_its_measure_compared_with_the_limit(filter_, frame):
+    measures = filter_.shows({}).measures
+    rules = filter_.passes()
+    assert {reason for one in measures for reason in one.limits} == set(rules)
+    for one in measures:
+        value = frame.select(one.value).to_series()
+        for limit, passes in ((one.at_least, value.__ge__), (one.at_most, value.__le__)):
+            if limit is not None:
+                reason, number = limit
+                said = frame.select(rules[reason]).to_series()
+                assert said.to_list() == passes(number).to_list(), (reason, value.to_list())
+                assert 0 < said.sum() < said.count()
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("clip.similarity > 0.3", ("clip.similarity", {"false": 0.3}, "high")),
+        ("LENGTH(caption) <= 200", ("LENGTH(caption)", {"false": 200.0}, "low")),
+        ("abs(a - 2) * 3 >= -1.5", ("abs(a - 2) * 3", {"false": -1.5}, "high")),
+        ("a >= 3 and b < 1", None),
+        ("5 < a", None),
+        ("a = 3", None),
+        ("a > b", None),
+        ("not a > 5", None),
+        ("a <= '2020-01-01'", None),
+        ("a is null", None),
+    ],
+)
+def test_a_condition_that_compares_with_a_number_says_so(sql, expected):
+    measures = Where(name="w", sql=sql).shows({}).measures
+    assert [(one.name, one.limits, one.keeps) for one in measures] == (
+        [expected] if expected else []
+    )

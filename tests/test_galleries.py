@@ -168,8 +168,8 @@ def test_everything_and_nothing_kept(tmp_path):
 
 def test_one_sample(tmp_path):
     pipeline = finished(tmp_path, draw(2)[:1], [{"caption": {"min_words": 1}}], 1)
-    [gallery] = report_of(pipeline)["examples"]
-    assert (gallery["step"], len(gallery["samples"])) == (None, 1)
+    galleries = report_of(pipeline)["examples"]
+    assert [(g["step"], len(g["samples"])) for g in galleries] == [(None, 1), ("caption", 1)]
     assert '<section id="pictures">' in page_of(pipeline)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from picture_server import Answer, picture_server
 from PIL import Image
-from tiny_pool import Reported, draw, ledger_of, tar_pool, write_shards
+from tiny_pool import Pipeline, Reported, draw, ledger_of, tar_pool, write_shards
 
 from curate import chance
 from curate import fates as verdict
@@ -142,7 +142,7 @@ def test_unscored_pictures_are_counted_by_class_among_those_that_came(report, sa
 
 @pytest.mark.parametrize("name", ["floor", "any_of", "top"])
 def test_histogram_counts_every_sample_that_reached_the_step(report, fates, name):
-    [histogram] = [h for h in report["histograms"] if h["step"] == name]
+    [histogram] = [h for h in report["histograms"] if (h["step"], h["column"]) == (name, "score")]
     index = NAMES.index(name)
     reached = fates.filter(pl.col("stop") >= index)
     scored = reached.filter(pl.col("score").is_not_null())
@@ -157,6 +157,88 @@ def test_histogram_counts_every_sample_that_reached_the_step(report, fates, name
     unscored = reached.height - scored.height
     assert histogram["unscored"] == {"kept": 0, "removed": unscored}
     assert (unscored > 0) == (name == "floor")
+
+
+def counted(values: np.ndarray, histogram: dict) -> list[int]:
+    """How many of some values are in each bin of a histogram."""
+    low, high = histogram["low"], histogram["high"]
+    places = ((values - low) / (high - low) * 200).astype(int).clip(max=199)
+    return np.bincount(places, minlength=200).tolist()
+
+
+def test_what_filters_measure_is_drawn_with_its_limits(report, fates, samples):
+    sizes = {n: Image.open(io.BytesIO(s.jpeg)).size for n, s in enumerate(samples)
+             if s.jpeg not in (None, BROKEN)}  # fmt: skip
+    words = [len(s.caption.split()) if s.caption is not None else np.nan for s in samples]
+    sides = [min(sizes[n]) if n in sizes else np.nan for n in range(len(samples))]
+    widths = [sizes[n][0] if n in sizes else np.nan for n in range(len(samples))]
+    for step, column, values, threshold in (
+        ("caption", "caption: words", words, {"too_few_words": 2}),
+        ("image_size", "shorter side, pixels", sides, {"too_small": 31}),
+        ("any_of", "image_file.width", widths, {"false": 60}),
+    ):
+        [histogram] = [
+            h for h in report["histograms"] if (h["step"], h["column"]) == (step, column)
+        ]
+        assert histogram["thresholds"] == threshold
+        assert (histogram["keeps"], histogram["alone"]) == ("high", True)
+        index = NAMES.index(step)
+        there = np.array(values)
+        came = fates["stop"].to_numpy() >= index
+        assert (histogram["low"], histogram["high"]) == (
+            np.nanmin(there[came]),
+            np.nanmax(there[came]),
+        )
+        for side in ("kept", "removed"):
+            own = came & ((fates["stop"].to_numpy() > index) == (side == "kept"))
+            known = own & ~np.isnan(there)
+            assert histogram[side] == counted(there[known], histogram), (step, side)
+            assert histogram["unscored"][side] == (own & np.isnan(there)).sum()
+
+
+def number_of(shown: dict, fates: pl.DataFrame) -> int:
+    """The number among all samples of one that a gallery shows."""
+    places = list(zip(fates["shard"], fates["row"], strict=True))
+    return places.index((shown["shard"], shown["row"]))
+
+
+def test_samples_nearest_to_what_filters_measure_are_shown(report, fates, samples):
+    galleries = {
+        g["side"]: g
+        for g in report["examples"]
+        if g["step"] == "caption" and g["chosen"] == "nearest"
+    }
+    assert {g["score"] for g in galleries.values()} == {"caption: words"}
+    assert {g["threshold"] for g in galleries.values()} == {2}
+    stops = fates["stop"].to_list()
+    for side, shown in ((g["side"], g["samples"]) for g in galleries.values()):
+        words = [
+            len(sample.caption.split())
+            for sample, stop in zip(samples, stops, strict=True)
+            if sample.caption is not None and (stop > 0 if side == "kept" else stop == 0)
+        ]
+        assert [s["score"] for s in shown] == sorted(words, key=lambda count: abs(count - 2))[:8]
+        for one in shown:
+            assert len(samples[number_of(one, fates)].caption.split()) == one["score"]
+
+
+def test_a_filter_of_two_rules_says_what_each_would_let_pass(tmp_path):
+    steps = [{"caption": {"min_words": 2, "max_characters": 20}}]
+    pipeline = finished(tmp_path, draw(60), steps)
+    words, characters = report_of(pipeline)["histograms"]
+    assert (words["keeps"], words["alone"]) == ("high", False)
+    assert (characters["keeps"], characters["alone"]) == ("low", False)
+    assert characters["thresholds"] == {"too_many_characters": 20}
+    text = text_of(pipeline)
+    assert "To let pass, other rules aside, a share of the" in text
+    assert "To keep a share" not in text
+
+
+def test_a_brief_report_measures_nothing_anew(tmp_path):
+    write_shards(tmp_path / "in", draw(20), 1)
+    pipeline = Pipeline(tmp_path, tar_pool(tmp_path / "in"), STEPS[:1])
+    pipeline.run()
+    assert report_of(pipeline)["histograms"] == []
 
 
 def test_learnt_threshold_is_the_score_of_the_last_one_kept(report, fates):
@@ -221,6 +303,8 @@ def test_filters_inside_any_of_have_examples_of_their_own(report, fates):
         ("any_of", "removed", "random"),
         ("any_of", "kept", "random"),
         ("good", "both", "decile"),
+        ("wide", "kept", "nearest"),
+        ("wide", "removed", "nearest"),
     }
     [removed] = [g for g in galleries if g["filter"] == "good" and g["side"] == "removed"]
     assert {s["removed_by"] for s in removed["samples"]} == {"any_of"}
@@ -408,7 +492,10 @@ def test_nothing_kept_says_which_step_took_the_last(tmp_path):
     pipeline = finished(tmp_path, draw(30), steps)
     report = report_of(pipeline)
     assert report["totals"]["kept"] == report["totals"]["unique_uids"] == 0
-    assert report["histograms"][0]["low"] is None
+    assert {h["step"]: h["low"] is None for h in report["histograms"]} == {
+        "caption": False,
+        "clip_score": True,
+    }
     text = text_of(pipeline)
     assert "Nothing was kept: the last ones went at step “caption”." in text
     assert "No sample that came this far has a score." in text
@@ -470,11 +557,16 @@ def test_downloaded_pictures_are_found_and_failures_counted(tmp_path):
     report = report_of(pipeline)
     [download] = [step for step in report["steps"] if step["role"] == "download"]
     assert (download["in"], download["kept"], download["removed"]) == (6, 5, {"http_404": 1})
-    before, after = (g for g in report["examples"] if g["side"] == "removed")
-    assert [sample["tar"] for sample in before["samples"]] == [None]
-    assert {sample["tar"] for sample in after["samples"]} == {"download/000/00000.tar"}
+    before, after = (
+        [g for g in report["examples"] if (g["step"], g["side"]) == (step, "removed")]
+        for step in ("caption", "image_size")
+    )
+    assert [g["chosen"] for g in (*before, *after)] == ["nearest", "nearest"]  # they are all
+    assert [s["tar"] for g in before for s in g["samples"]] == [None]
+    assert {s["tar"] for g in after for s in g["samples"]} == {"download/000/00000.tar"}
     pictures = [tag for tag, _ in Read(page_of(pipeline)).elements if tag == "img"]
-    assert len(pictures) == 2 * 5  # those that image_size removed are those that caption kept
+    # Twice those that caption kept, near its threshold and by chance: image_size removed them.
+    assert len(pictures) == 3 * 5
 
 
 def test_urls_lose_what_may_be_secret():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,13 +15,10 @@ from curate.explanation.schema import FilterFate, Rule
 from curate.pipeline_file.schema import AnyOf, Step
 from curate.pools.metadata import ARRAY
 from curate.report.facts import plain
-from filters import Batch, Filter, RowFilter, State
+from filters import Batch, Filter, Measure, RowFilter, State
 from filters._pairs import PairFilter
 from filters._quota import QuotaFilter
 from filters._top import Top
-from filters.caption import Caption
-
-_WORDS = {"too_few_words": "min_words", "too_many_words": "max_words"}  # {reason: field}
 
 
 def said_by(row: Row, index: int, batch: Batch, filter_: Filter, reason: str | None) -> FilterFate:
@@ -62,9 +58,10 @@ def _settings(plan: Compiled, index: int, name: str) -> dict[str, Any]:
 
 def _rules(filter_: Filter, state: State, batch: Batch, reason: str | None) -> Iterator[Rule]:
     if isinstance(filter_, RowFilter):
+        measures = {name: one for one in filter_.shows(state).measures for name in one.limits}
         for name, rule in filter_.passes().items():
-            if isinstance(filter_, Caption) and name in _WORDS:
-                yield from _of_words(filter_, name, rule, batch.frame)
+            if name in measures:
+                yield _measured(measures[name], name, rule, batch.frame)
             else:
                 yield from _of_rule(name, rule, batch.frame)
     elif isinstance(filter_, Top):
@@ -90,25 +87,11 @@ def _of_rule(reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Iterator[Rule]:
         yield _rule(reason, math.nan if value is None else float(value), threshold, passed=passed)
 
 
-def _of_words(filter_: Caption, reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Iterator[Rule]:
-    """The rule on the words of a caption: a pattern, that asks whether there are so many."""
-    threshold = getattr(filter_, _WORDS[reason])
-    passed = frame.select(rule).item()
-    words = math.nan if passed is None else _words(filter_, frame)
-    yield _rule(reason, words, threshold, passed=passed)
-
-
-def _words(filter_: Caption, frame: pl.DataFrame) -> int:
-    """How many words a caption has, by the filter's own pattern."""
-
-    def at_least(count: int) -> bool:
-        asked = filter_.model_copy(update={"min_words": count})
-        return bool(frame.select(asked.passes()["too_few_words"]).item())
-
-    low, high = 0, 1
-    while at_least(high):
-        low, high = high, 2 * high
-    return bisect_left(range(low, high), 1, key=lambda count: not at_least(count + 1)) + low
+def _measured(measure: Measure, reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Rule:
+    """A rule on what the filter measures of its columns."""
+    value, passed = frame.select(value=measure.value, passed=rule).row(0)
+    number = math.nan if value is None else float(value)
+    return _rule(reason, number, measure.limits[reason], passed=passed)
 
 
 def _told(name: str, reason: str | None) -> bool | None:

@@ -18,6 +18,8 @@ from curate.fates import START, Fates
 from curate.pools.pool import Pool
 from filters import Shown
 
+Extent = Literal["whole", "brief"]
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -48,6 +50,18 @@ def unfinished(facts: Facts) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
+class Deciding:
+    """A number that a filter decides by: a column, or what it makes of some."""
+
+    name: str
+    columns: tuple[str, ...]  # that it is made of
+    thresholds: Mapping[str, float]  # {reason: threshold}
+    keeps: Literal["high", "low"] | None  # which values pass, where there is one threshold
+    alone: bool  # whether nothing else decides too
+    value: pl.Expr | None = None  # None: the column of that name
+
+
+@dataclass(frozen=True)
 class Look:
     """One filter, and what explains its verdicts."""
 
@@ -57,9 +71,23 @@ class Look:
     shown: Shown
 
     @property
-    def score(self) -> str | None:
-        """The column that its thresholds are in; None where that is not one."""
-        return self.shown.scores[0] if len(self.shown.scores) == 1 else None
+    def scores(self) -> list[Deciding]:
+        """The columns that it decides by; thresholds are in the only one."""
+        shown = self.shown
+        only = len(shown.scores) == 1
+        limits = shown.thresholds if only else {}
+        return [Deciding(name, (name,), limits, shown.keeps, only) for name in shown.scores]
+
+    @property
+    def deciding(self) -> list[Deciding]:
+        """All numbers that it decides by."""
+        measures = self.shown.measures
+        limits = sum(len(one.limits) for one in measures)
+        made = [
+            Deciding(one.name, self.shown.columns, one.limits, one.keeps, limits == 1, one.value)
+            for one in measures
+        ]
+        return [*self.scores, *made]
 
 
 def looks(facts: Facts) -> list[Look]:

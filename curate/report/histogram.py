@@ -12,7 +12,7 @@ import polars as pl
 from curate import columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled
-from curate.report.facts import Facts, looks, plain, stops
+from curate.report.facts import Deciding, Extent, Facts, looks, plain, stops
 from curate.runner import Runner, fold
 from filters import column
 
@@ -24,21 +24,28 @@ _PIECE = 32_768  # rows whose bins are found at once: what stays in a processor'
 
 @dataclass(frozen=True)
 class Curve:
-    """One distribution: a column, at a step."""
+    """One distribution: what a filter decides by, at its step."""
 
     index: int  # of the step
-    column: str
+    of: Deciding
 
 
-def draw(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
+def draw(facts: Facts, runner: Runner, extent: Extent) -> list[dict[str, Any]]:
     """A histogram for each score of each filter, split into what its step kept and removed.
+
+    A brief report has those of columns; what filters measure (the words of a caption) is measured
+    anew for a whole one.
 
     The kept and removed counts of the bins, of infinite scores and of unscored rows add up to the
     rows that reached the step. The last bin includes its upper edge; where `low` equals `high`, all
     are in the first.
     """
-    found = [(look, score) for look in looks(facts) for score in look.shown.scores]
-    curves = [Curve(look.index, score) for look, score in found]
+    found = [
+        (look, deciding)
+        for look in looks(facts)
+        for deciding in (look.deciding if extent == "whole" else look.scores)
+    ]
+    curves = [Curve(look.index, deciding) for look, deciding in found]
     if not curves:
         return []
     spans, given = facts.spans(), (facts.plan, facts.after, curves)
@@ -49,15 +56,15 @@ def draw(facts: Facts, runner: Runner) -> list[dict[str, Any]]:
     if counts is None:
         counts = _no_counts(curves)
     histograms = []
-    for (look, score), (low, high), (kept, removed) in zip(found, ranges, counts, strict=True):
-        thresholds = look.shown.thresholds if look.score is not None else {}
+    for (look, deciding), (low, high), (kept, removed) in zip(found, ranges, counts, strict=True):
         histograms.append(
             {
                 "step": look.step,
                 "filter": look.filter,
-                "column": score,
-                "thresholds": {reason: plain(value) for reason, value in thresholds.items()},
-                "keeps": look.shown.keeps,
+                "column": deciding.name,
+                "thresholds": {reason: plain(n) for reason, n in deciding.thresholds.items()},
+                "keeps": deciding.keeps,
+                "alone": deciding.alone,
                 "low": float(low) if low <= high else None,
                 "high": float(high) if low <= high else None,
                 "kept": kept[:BINS].tolist(),
@@ -85,7 +92,26 @@ def _wider(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def scores(plan: Compiled, index: int, name: str, span: Span) -> np.ndarray:
     """[len(span)] float64 of a column as a step sees it; NaN where a row has none."""
     frame = columns.load(plan.work, plan.registries[index], [name], span)
-    values = frame.select(column(name)).to_series()
+    return _numbers(frame.select(column(name)).to_series())
+
+
+def decided_by(
+    plan: Compiled, index: int, of: Deciding, span: Span, stopped: np.ndarray
+) -> np.ndarray:
+    """[len(span)] float64 of what a filter of a step decides by; NaN where a row has none.
+
+    What is made of columns is made for the rows that came so far: for others it may be an error.
+    """
+    if of.value is None:
+        return scores(plan, index, of.name, span)
+    came = stopped >= index
+    found = np.full(len(span), np.nan)
+    frame = columns.load(plan.work, plan.registries[index], of.columns, span)
+    found[came] = _numbers(frame.filter(pl.Series(came)).select(of.value).to_series())
+    return found
+
+
+def _numbers(values: pl.Series) -> np.ndarray:
     if not values.dtype.is_float():
         values = values.cast(pl.Float64, strict=False)
     # Null becomes NaN; no -0.0 stays, for it would depend on order.
@@ -97,7 +123,7 @@ def _ranges(plan: Compiled, after: str, curves: list[Curve], span: Span) -> np.n
     stopped = stops(plan, fates.read(plan.work, after, span))
     found = _no_range(curves)
     for number, curve in enumerate(curves):
-        values = scores(plan, curve.index, curve.column, span)
+        values = decided_by(plan, curve.index, curve.of, span, stopped)
         outside = (stopped < curve.index) | ~np.isfinite(values)
         if not outside.all():
             low = np.min(values, where=~outside, initial=np.inf)
@@ -112,7 +138,7 @@ def _counts(
     stopped = stops(plan, fates.read(plan.work, after, span))
     found = _no_counts(curves)
     for number, curve in enumerate(curves):
-        values = scores(plan, curve.index, curve.column, span)
+        values = decided_by(plan, curve.index, curve.of, span, stopped)
         for first in range(0, len(span), _PIECE):
             piece = slice(first, first + _PIECE)
             places = _places(values[piece], *ranges[number])

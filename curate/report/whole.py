@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from curate import __version__, storage
 from curate.page import Place
@@ -16,7 +16,7 @@ from curate.report.concepts.classes import classes
 from curate.report.downloads import downloads
 from curate.report.duplicates import duplicates
 from curate.report.evaluation import evaluation
-from curate.report.facts import Facts, unfinished
+from curate.report.facts import Extent, Facts, unfinished
 from curate.report.galleries import choose
 from curate.report.histogram import draw
 from curate.report.known_sets import known_sets
@@ -27,7 +27,6 @@ from curate.report.probe import probe
 from curate.report.schema import SCHEMA_VERSION
 from curate.runner import Runner
 
-Extent = Literal["whole", "brief"]
 LEFT_OUT: dict[str, Any] = {  # of a brief report
     "probe": {
         "of": "nothing",
@@ -81,7 +80,7 @@ def write_report(facts: Facts, runner: Runner, extent: Extent = "whole") -> Told
         "totals": numbers.totals(facts, runner),
         "pool": numbers.pool(facts),
         "steps": numbers.steps(facts, runner),
-        "histograms": draw(facts, runner),
+        "histograms": draw(facts, runner, extent),
         "losses": losses(facts, runner),
         "concepts": concepts(facts, runner),
         **(_looks(facts, runner) if extent == "whole" else LEFT_OUT),

@@ -144,7 +144,7 @@ def curve_of(histogram: dict[str, Any]) -> list[tuple[float, int]]:
 
 
 def curve_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChart | None:
-    """The share of scored samples that another threshold would keep.
+    """The share of scored samples that another threshold would keep, or let pass to other rules.
 
     None where nobody has a score, or no single threshold decides who stays.
     """
@@ -164,7 +164,7 @@ def curve_chart(histogram: dict[str, Any]) -> alt.LayerChart | alt.FacetChart | 
             ),
             y=alt.Y(
                 "share:Q",
-                title="would stay",
+                title="would stay" if histogram["alone"] else "would pass",
                 axis=alt.Axis(format="%", tickCount=4, minExtent=EXTENT),
                 scale=alt.Scale(domain=[0, 1]),
             ),

@@ -18,10 +18,10 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.fates import Fates
-from curate.report.facts import Facts, plain, stops
+from curate.report.facts import Deciding, Facts, plain, stops
 from curate.report.galleries.kinds import Gallery, galleries_of
 from curate.report.galleries.tenths import TENTHS, tenths
-from curate.report.histogram import scores
+from curate.report.histogram import decided_by
 from curate.report.samples import describe
 from curate.runner import Runner, fold
 from curate.sample import UID
@@ -85,6 +85,7 @@ def _described(
 
 def _named(gallery: Gallery, tenth: int | None, group: pl.DataFrame) -> dict[str, Any]:
     border = gallery.border
+    by = gallery.score if border is None else border.score
     chosen = "decile" if tenth is not None else "random" if border is None else "nearest"
     ends = (group["score"].min(), group["score"].max())
     return {
@@ -93,7 +94,7 @@ def _named(gallery: Gallery, tenth: int | None, group: pl.DataFrame) -> dict[str
         "reason": gallery.reason,
         "side": gallery.side,
         "chosen": chosen,
-        "score": gallery.score if border is None else border.score,
+        "score": None if by is None else by.name,
         "threshold": None if border is None else plain(border.threshold),
         "decile": tenth,
         "between": None if tenth is None else [plain(end) for end in ends],
@@ -128,17 +129,18 @@ class _Block:
         self.stopped = stops(plan, self.found)
         self.uids = columns.uids(plan.work, span)
         self.everything = np.arange(len(span))
-        self._scores: dict[tuple[int, str], np.ndarray] = {}
+        self._scores: dict[tuple[int, str | None, str], np.ndarray] = {}
 
     @cached_property
     def _drawn(self) -> np.ndarray:
         return chance.uniform(self.plan.config.seed, "report", self.uids)
 
-    def scores(self, index: int, name: str) -> np.ndarray:
-        """[N] float64 of a column; both sides of a threshold look at the same one."""
-        place = (index, name)
+    def scores(self, gallery: Gallery, of: Deciding) -> np.ndarray:
+        """[N] float64 of what decides; both sides of a threshold look at the same one."""
+        place = (gallery.index, gallery.filter if of.value is not None else None, of.name)
         if place not in self._scores:
-            self._scores[place] = scores(self.plan, index, name, self.span)
+            args = (self.plan, gallery.index, of, self.span, self.stopped)
+            self._scores[place] = decided_by(*args)
         return self._scores[place]
 
     def by_chance(self, salt: str, rows: np.ndarray) -> np.ndarray:
@@ -178,7 +180,7 @@ def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np
     """([K] rows that a gallery may show, [K] their ranks, [K] their scores, NaN without one)."""
     border = gallery.border
     if border is not None:
-        score = block.scores(gallery.index, border.score)
+        score = block.scores(gallery, border.score)
         distance = np.abs(score - border.threshold)
         # The best of a few are a bound for the best of all: most rows need no second look.
         few = _members(gallery, block, block.everything[::_STRIDE])
@@ -188,9 +190,9 @@ def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np
         return rows, distance[rows], score[rows]
     rows = _members(gallery, block, block.everything)
     if gallery.score is not None:
-        score = block.scores(gallery.index, gallery.score)
+        score = block.scores(gallery, gallery.score)
         rows = rows[np.isfinite(score[rows])]
-        rank = block.by_chance(f"{gallery.step} {gallery.score}", rows)
+        rank = block.by_chance(f"{gallery.step} {gallery.score.name}", rows)
         return rows, rank, score[rows]
     salt = gallery.step if gallery.side == "removed" else f"{gallery.step or ''} kept"
     return rows, block.by_chance(str(salt), rows), np.full(len(rows), np.nan)

@@ -10,7 +10,7 @@ import polars as pl
 
 from curate import fates
 from curate.compiled import is_filter
-from curate.report.facts import Facts, Look, looks
+from curate.report.facts import Deciding, Facts, Look, looks
 from curate.report.galleries.tenths import DRAWN
 from filters import Filter
 
@@ -25,9 +25,9 @@ Side = Literal["kept", "removed", "both"]
 
 @dataclass(frozen=True)
 class Border:
-    """A threshold, in the unit of its column."""
+    """A threshold, and what it is compared with."""
 
-    score: str
+    score: Deciding
     threshold: float
 
 
@@ -42,7 +42,7 @@ class Gallery:
     side: Side
     columns: tuple[str, ...]  # the deciding values
     border: Border | None = None
-    score: str | None = None  # whose tenths are shown
+    score: Deciding | None = None  # whose tenths are shown
 
     @property
     def size(self) -> int:
@@ -64,21 +64,23 @@ def galleries_of(facts: Facts) -> list[Gallery]:
 def _of_step(facts: Facts, index: int, own: list[Look]) -> Iterator[Gallery]:
     step = facts.plan.steps[index]
     names = tuple(dict.fromkeys(name for look in own for name in look.shown.columns))
-    bordered: set[str | None] = set()
+    reasons = _reasons(facts.counts, step.name) if is_filter(step) else {}
+    bordered: set[str] = set()
     for look in own:
-        nearest = list(_at_thresholds(look, names))
-        yield from nearest
-        bordered |= {gallery.reason for gallery in nearest if look.filter == step.name}
-    reasons = _reasons(facts.counts, step.name) if is_filter(step) else []
+        yield from _at_thresholds(look, names)
+        if look.filter == step.name:
+            bordered |= {reason for score in look.scores for reason in score.thresholds}
+            near = {reason for score in look.deciding for reason in score.thresholds}
+            bordered |= {reason for reason in near if reasons.get(reason, 0) <= SHOWN}
     for reason in reasons:
-        if reason not in bordered:
+        if reason not in bordered:  # else those near to the threshold speak for all
             yield Gallery(index, step.name, step.name, reason, "removed", names)
     if reasons:  # else they are those of the step before
         yield Gallery(index, step.name, step.name, None, "kept", names)
     # Filters of any_of may read the same score: the first has the gallery.
-    scored = {score: look.filter for look in reversed(own) for score in reversed(look.shown.scores)}
-    for score, filter_ in reversed(scored.items()):
-        yield Gallery(index, step.name, filter_, None, "both", names, score=score)
+    scored = {one.name: (look, one) for look in reversed(own) for one in reversed(look.scores)}
+    for look, score in reversed(scored.values()):
+        yield Gallery(index, step.name, look.filter, None, "both", names, score=score)
 
 
 def _of_run(facts: Facts, found: list[Look]) -> Gallery:
@@ -91,16 +93,17 @@ def _of_run(facts: Facts, found: list[Look]) -> Gallery:
 
 
 def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
-    if look.score is None:
-        return
     sides: tuple[Side, Side] = ("kept", "removed")
-    for reason, threshold in look.shown.thresholds.items():
-        border = Border(look.score, float(threshold))
-        for side in sides:
-            yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
+    for score in look.deciding:
+        for reason, threshold in score.thresholds.items():
+            border = Border(score, float(threshold))
+            for side in sides:
+                yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
 
 
-def _reasons(counts: pl.DataFrame, step: str) -> list[str]:
+def _reasons(counts: pl.DataFrame, step: str) -> dict[str, int]:
+    """{reason: rows} of a step, the commonest first."""
     lost = pl.col("reason").str.starts_with(fates.LOST)
     own = counts.filter((pl.col("step") == step) & ~lost)
-    return own.sort(["rows", "reason"], descending=[True, False])["reason"].head(REASONS).to_list()
+    common = own.sort(["rows", "reason"], descending=[True, False]).head(REASONS)
+    return dict(common.select("reason", "rows").rows())

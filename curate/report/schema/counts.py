@@ -118,11 +118,12 @@ class Histogram(Part):
 
     step: str
     filter: str
-    column: str
+    column: str = Field(description="a column, or in words what the filter measures of some")
     thresholds: dict[str, float | str]
     keeps: Literal["high", "low"] | None = Field(
-        description="which scores stay; null where no single threshold decides who does"
+        description="which scores pass; null where they are compared with none, or with two"
     )
+    alone: bool = Field(description="whether nothing but this score decides who stays")
     low: float | None = Field(description="the lowest finite score; null where there is none")
     high: float | None
     kept: list[int] = Field(description="200 bins of equal width; the last has its upper edge too")
