@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from picture_server import Answer, picture_server
 from PIL import Image
 from tiny_pool import Pipeline, Reported, draw, ledger_of, tar_pool, write_shards
@@ -26,7 +28,10 @@ from curate.page.texts import share, visible
 from curate.pipeline_file.config import load
 from curate.pools.pool import Pool
 from curate.pools.shard_table import SCHEMA
+from curate.report import histogram
 from curate.report.facts import Facts, public
+from curate.report.galleries import choose, kinds
+from curate.report.histogram import BINS
 from curate.report.reading import read_facts
 from curate.report.whole import write_page, write_report
 from curate.runner import LocalRunner, RayRunner, Runner
@@ -624,3 +629,62 @@ def test_what_other_thresholds_would_keep_goes_by_the_side_that_stays(tmp_path, 
         if not off.any():
             stay = scores >= threshold if keeps == "high" else scores < threshold
             assert rows == stay.sum()
+
+
+def table_of(values: list[float], removed: list[bool]) -> histogram._Table | None:
+    return histogram._table(np.array(values), np.array(removed))
+
+
+numbers = st.lists(
+    st.tuples(
+        st.integers(-40, 40).map(float) | st.sampled_from([np.nan, np.inf, -np.inf]), st.booleans()
+    ),
+    max_size=30,
+)
+
+
+@given(drawn=numbers, place=st.integers(0, 30))
+def test_whole_numbers_counted_one_by_one_are_in_the_bins_of_two_passes(drawn, place):
+    """However they are spread over two blocks."""
+    values = np.array([value for value, _ in drawn], dtype=np.float64)
+    removed = np.array([side for _, side in drawn], dtype=bool)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (np.inf, -np.inf)
+    first, second = (
+        histogram._table(values[part], removed[part]) for part in (slice(place), slice(place, None))
+    )
+    table = first.plus(second)
+    places = histogram._places(values, low, high)
+    expected = [
+        np.bincount(places[removed == side], minlength=BINS + 2).tolist() for side in (False, True)
+    ]
+    assert table.binned(low, high).tolist() == expected
+
+
+def test_fractions_and_numbers_far_apart_take_two_passes():
+    assert table_of([1.0, 1.5], [False, True]) is None
+    assert table_of([0.0, 2.0**40], [False, True]) is None
+    near, far = table_of([1.0], [False]), table_of([2.0**40], [True])
+    assert near is not None
+    assert far is not None
+    assert near.plus(far) is None
+
+
+def test_the_nearest_of_many_are_those_of_a_draw(run, report, monkeypatch):
+    monkeypatch.setattr(kinds, "MEASURED", 40)
+    facts = facts_of(run)
+    galleries = [g for g in choose(facts, LocalRunner()) if g["chosen"] == "nearest"]
+    whole = [g for g in report["examples"] if g["chosen"] == "nearest"]
+    for drawn, all_of_them in zip(galleries, whole, strict=True):
+        if drawn["score"] == "score":  # a column is looked at in whole
+            assert drawn == all_of_them
+            continue
+        [step] = [step for step in report["steps"] if step["name"] == drawn["step"]]
+        rows = step["kept"] if drawn["side"] == "kept" else sum(step["removed"].values())
+        rows = step["removed"].get(drawn["reason"], rows) if drawn["side"] == "removed" else rows
+        assert drawn["share"] == min(1, 40 / rows)
+        uids = parse_uids([s["uid"] for s in drawn["samples"]])
+        assert (chance.uniform(facts.plan.config.seed, "report", uids) < drawn["share"]).all()
+        distance = [abs(s["score"] - drawn["threshold"]) for s in drawn["samples"]]
+        assert distance == sorted(distance)
+    assert min(g["share"] for g in galleries) < 1 == max(g["share"] for g in whole)

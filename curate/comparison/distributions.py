@@ -13,7 +13,7 @@ from curate.comparison.blocks import Block
 from curate.comparison.effects import standardised
 from curate.comparison.sides import LETTERS, Letter
 from curate.features._exact_sums import ExactSums, exact_sums
-from curate.report.histogram import scores
+from curate.report.measured import scores
 
 BINS = 60
 LONGEST = 10_000  # characters; longer captions count as so long

@@ -1,24 +1,29 @@
-"""How the scores of the samples that reached a filter are distributed, in two passes."""
+"""How what decides is distributed among the samples that reached a filter.
+
+Scores take two passes: for their range, and for the bins. What a filter measures takes long to
+make; whole numbers, as most of it is, are counted value by value at the first pass.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from curate import columns, fates
+from curate import fates
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.report.facts import Deciding, Extent, Facts, looks, plain, stops
+from curate.report.measured import Measured, scores
 from curate.runner import Runner, fold
-from filters import column
 
 BINS = 200
 _INFINITE, _UNSCORED = BINS, BINS + 1  # what is counted beside the bins
 _PLACES = 2 * (BINS + 2)  # of those kept, then of those removed
+_WIDEST = 1 << 17  # whole numbers that are counted one by one, at most
 _PIECE = 32_768  # rows whose bins are found at once: what stays in a processor's own memory
 
 
@@ -49,12 +54,18 @@ def draw(facts: Facts, runner: Runner, extent: Extent) -> list[dict[str, Any]]:
     if not curves:
         return []
     spans, given = facts.spans(), (facts.plan, facts.after, curves)
-    ranges = fold(runner.map(partial(_ranges, *given), spans, "report"), _wider)
-    if ranges is None:  # a pool without rows
-        ranges = _no_range(curves)
-    counts = fold(runner.map(partial(_counts, *given, ranges), spans, "report"), np.add)
+    first = fold(runner.map(partial(_first, *given), spans, "report"), _First.plus)
+    if first is None:  # a pool without rows
+        first = _First(_no_range(curves), {})
+    ranges = list(map(tuple, first.ranges.tolist()))
+    left = {n: ends for n, ends in enumerate(ranges) if first.tables.get(n) is None}
+    work = partial(_counts, *given, left)
+    counts = fold(runner.map(work, spans if left else [], "report"), np.add)
     if counts is None:
         counts = _no_counts(curves)
+    for number, table in first.tables.items():
+        if table is not None:
+            counts[number] = table.binned(*ranges[number])
     histograms = []
     for (look, deciding), (low, high), (kept, removed) in zip(found, ranges, counts, strict=True):
         histograms.append(
@@ -84,68 +95,134 @@ def _no_counts(curves: list[Curve]) -> np.ndarray:
     return np.zeros((len(curves), 2, BINS + 2), dtype=np.int64)
 
 
-def _wider(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    low, high = np.minimum(left, right)[:, 0], np.maximum(left, right)[:, 1]
-    return np.stack([low, high], axis=1)
+@dataclass(frozen=True)
+class _Table:
+    """How often each whole number from `low` on came, among those kept and those removed."""
+
+    low: int
+    counts: np.ndarray  # [2, W] int64, kept and removed
+    beside: np.ndarray  # [2, 2] int64: infinite ones, and rows without a value
+
+    def plus(self, other: _Table) -> _Table | None:
+        """Both; None where their numbers lie too far apart."""
+        if not self.counts.shape[1] or not other.counts.shape[1]:
+            long = max(self, other, key=lambda one: one.counts.shape[1])
+            return _Table(long.low, long.counts, self.beside + other.beside)
+        low = min(self.low, other.low)
+        width = max(one.low + one.counts.shape[1] for one in (self, other)) - low
+        if width > _WIDEST:
+            return None
+        counts = np.zeros((2, width), dtype=np.int64)
+        for one in (self, other):
+            counts[:, one.low - low : one.low - low + one.counts.shape[1]] += one.counts
+        return _Table(low, counts, self.beside + other.beside)
+
+    def binned(self, low: float, high: float) -> np.ndarray:
+        """[2, BINS + 2] int64."""
+        found = np.zeros((2, BINS + 2), dtype=np.int64)
+        numbers = self.low + np.arange(self.counts.shape[1], dtype=np.float64)
+        places = _places(numbers, low, high)
+        for side in range(2):
+            np.add.at(found[side], places, self.counts[side])
+        found[:, BINS:] = self.beside
+        return found
 
 
-def scores(plan: Compiled, index: int, name: str, span: Span) -> np.ndarray:
-    """[len(span)] float64 of a column as a step sees it; NaN where a row has none."""
-    frame = columns.load(plan.work, plan.registries[index], [name], span)
-    return _numbers(frame.select(column(name)).to_series())
+def _table(values: np.ndarray, removed: np.ndarray) -> _Table | None:
+    """The table of [K] values, of whom some [K] bool are removed; None where it would not do."""
+    finite = np.isfinite(values)
+    beside = np.array(
+        [
+            [np.count_nonzero(np.isinf(values) & side), np.count_nonzero(np.isnan(values) & side)]
+            for side in (~removed, removed)
+        ]
+    )
+    numbers, out = (values, removed) if finite.all() else (values[finite], removed[finite])
+    if not len(numbers):
+        return _Table(0, np.zeros((2, 0), dtype=np.int64), beside)
+    low, high = numbers.min(), numbers.max()
+    if high - low >= _WIDEST or (np.rint(numbers) != numbers).any():
+        return None
+    width = int(high - low) + 1
+    places = (numbers - low).astype(np.int64) + width * out
+    counts = np.bincount(places, minlength=2 * width).reshape(2, width)
+    return _Table(int(low), counts, beside)
 
 
-def decided_by(
-    plan: Compiled, index: int, of: Deciding, span: Span, stopped: np.ndarray
-) -> np.ndarray:
-    """[len(span)] float64 of what a filter of a step decides by; NaN where a row has none.
+@dataclass(frozen=True)
+class _First:
+    """What the first pass finds."""
 
-    What is made of columns is made for the rows that came so far: for others it may be an error.
-    """
-    if of.value is None:
-        return scores(plan, index, of.name, span)
-    came = stopped >= index
-    found = np.full(len(span), np.nan)
-    frame = columns.load(plan.work, plan.registries[index], of.columns, span)
-    found[came] = _numbers(frame.filter(pl.Series(came)).select(of.value).to_series())
-    return found
+    ranges: np.ndarray  # [C, 2] lowest and highest finite value
+    tables: dict[int, _Table | None]  # of the curves of what filters measure
 
-
-def _numbers(values: pl.Series) -> np.ndarray:
-    if not values.dtype.is_float():
-        values = values.cast(pl.Float64, strict=False)
-    # Null becomes NaN; no -0.0 stays, for it would depend on order.
-    return np.asarray(np.add(values.to_numpy(), 0.0, dtype=np.float64))
+    def plus(self, other: _First) -> _First:
+        """Of both."""
+        low = np.minimum(self.ranges, other.ranges)[:, 0]
+        high = np.maximum(self.ranges, other.ranges)[:, 1]
+        tables = {}
+        for number, own in self.tables.items():
+            theirs = other.tables[number]
+            tables[number] = None if own is None or theirs is None else own.plus(theirs)
+        return _First(np.stack([low, high], axis=1), tables)
 
 
-def _ranges(plan: Compiled, after: str, curves: list[Curve], span: Span) -> np.ndarray:
-    """[C, 2] lowest and highest finite score of the rows that reached each step."""
+def _first(plan: Compiled, after: str, curves: list[Curve], span: Span) -> _First:
+    """Ranges and tables of the rows of a block that reached each step."""
     stopped = stops(plan, fates.read(plan.work, after, span))
-    found = _no_range(curves)
-    for number, curve in enumerate(curves):
-        values = decided_by(plan, curve.index, curve.of, span, stopped)
-        outside = (stopped < curve.index) | ~np.isfinite(values)
-        if not outside.all():
-            low = np.min(values, where=~outside, initial=np.inf)
-            found[number] = low, np.max(values, where=~outside, initial=-np.inf)
-    return found
+    measured = Measured(plan, span)
+    ranges, tables = _no_range(curves), {}
+    for number, (curve, came) in enumerate(_with_those_who_came(curves, stopped)):
+        values = _values(plan, curve, span, came, measured)
+        known = values[np.isfinite(values)]
+        if len(known):
+            ranges[number] = known.min(), known.max()
+        if curve.of.value is not None:
+            tables[number] = _table(values, stopped[came] == curve.index)
+    return _First(ranges, tables)
+
+
+def _with_those_who_came(
+    curves: list[Curve], stopped: np.ndarray
+) -> Iterator[tuple[Curve, np.ndarray]]:
+    """Each curve with the [K] rows that reached its step."""
+    came: dict[int, np.ndarray] = {}
+    for curve in curves:
+        if curve.index not in came:
+            came[curve.index] = np.flatnonzero(stopped >= curve.index)
+        yield curve, came[curve.index]
+
+
+def _values(
+    plan: Compiled, curve: Curve, span: Span, came: np.ndarray, measured: Measured
+) -> np.ndarray:
+    """[K] float64 of the rows that came; NaN where one has none."""
+    if curve.of.value is not None:
+        return measured.of(curve.index, curve.of, came)
+    found = scores(plan, curve.index, curve.of.name, span)
+    return found if len(came) == len(span) else found[came]
 
 
 def _counts(
-    plan: Compiled, after: str, curves: list[Curve], ranges: np.ndarray, span: Span
+    plan: Compiled,
+    after: str,
+    curves: list[Curve],
+    ranges: dict[int, tuple[float, float]],
+    span: Span,
 ) -> np.ndarray:
-    """[C, 2, BINS + 2] int64: kept and removed rows by bin, then infinite and unscored ones."""
+    """[C, 2, BINS + 2] int64 of curves with a range: rows by bin, infinite and unscored ones."""
     stopped = stops(plan, fates.read(plan.work, after, span))
+    measured = Measured(plan, span)
     found = _no_counts(curves)
-    for number, curve in enumerate(curves):
-        values = decided_by(plan, curve.index, curve.of, span, stopped)
-        for first in range(0, len(span), _PIECE):
+    for number, (curve, came) in enumerate(_with_those_who_came(curves, stopped)):
+        if number not in ranges:
+            continue
+        values = _values(plan, curve, span, came, measured)
+        removed = stopped[came] == curve.index
+        for first in range(0, len(values), _PIECE):
             piece = slice(first, first + _PIECE)
-            places = _places(values[piece], *ranges[number])
-            places += (BINS + 2) * (stopped[piece] == curve.index)  # removed: the second half
-            there = stopped[piece] >= curve.index  # who came so far; -1 for none of the pool's
-            counts = np.bincount(places if there.all() else places[there], minlength=_PLACES)
-            found[number] += counts.reshape(2, BINS + 2)
+            places = _places(values[piece], *ranges[number]) + (BINS + 2) * removed[piece]
+            found[number] += np.bincount(places, minlength=_PLACES).reshape(2, BINS + 2)
     return found
 
 

@@ -18,10 +18,10 @@ from curate import chance, columns, fates
 from curate.columns import Span
 from curate.compiled import Compiled
 from curate.fates import Fates
-from curate.report.facts import Deciding, Facts, plain, stops
+from curate.report.facts import Facts, plain, stops
 from curate.report.galleries.kinds import Gallery, galleries_of
 from curate.report.galleries.tenths import TENTHS, tenths
-from curate.report.histogram import decided_by
+from curate.report.measured import Measured, scores
 from curate.report.samples import describe
 from curate.runner import Runner, fold
 from curate.sample import UID
@@ -96,6 +96,7 @@ def _named(gallery: Gallery, tenth: int | None, group: pl.DataFrame) -> dict[str
         "chosen": chosen,
         "score": None if by is None else by.name,
         "threshold": None if border is None else plain(border.threshold),
+        "share": 1.0 if border is None else border.share,
         "decile": tenth,
         "between": None if tenth is None else [plain(end) for end in ends],
     }
@@ -129,19 +130,23 @@ class _Block:
         self.stopped = stops(plan, self.found)
         self.uids = columns.uids(plan.work, span)
         self.everything = np.arange(len(span))
-        self._scores: dict[tuple[int, str | None, str], np.ndarray] = {}
+        self.measured = Measured(plan, span)
+        self._scores: dict[tuple[int, str], np.ndarray] = {}
 
     @cached_property
     def _drawn(self) -> np.ndarray:
         return chance.uniform(self.plan.config.seed, "report", self.uids)
 
-    def scores(self, gallery: Gallery, of: Deciding) -> np.ndarray:
-        """[N] float64 of what decides; both sides of a threshold look at the same one."""
-        place = (gallery.index, gallery.filter if of.value is not None else None, of.name)
+    def scores(self, index: int, name: str) -> np.ndarray:
+        """[N] float64 of a column; both sides of a threshold look at the same one."""
+        place = (index, name)
         if place not in self._scores:
-            args = (self.plan, gallery.index, of, self.span, self.stopped)
-            self._scores[place] = decided_by(*args)
+            self._scores[place] = scores(self.plan, index, name, self.span)
         return self._scores[place]
+
+    def drawn(self, rows: np.ndarray, share: float) -> np.ndarray:
+        """Those of some rows that are in a share of all uids."""
+        return rows if share == 1.0 else np.asarray(rows[self._drawn[rows] < share])
 
     def by_chance(self, salt: str, rows: np.ndarray) -> np.ndarray:
         """[K] in [0, 1) of rows by uid hash; another salt has others first.
@@ -179,8 +184,12 @@ def _candidates(plan: Compiled, after: str, galleries: list[Gallery], span: Span
 def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """([K] rows that a gallery may show, [K] their ranks, [K] their scores, NaN without one)."""
     border = gallery.border
+    if border is not None and border.score.value is not None:
+        rows = block.drawn(_members(gallery, block, block.everything), border.share)
+        score = block.measured.of(gallery.index, border.score, rows)
+        return rows, np.abs(score - border.threshold), score
     if border is not None:
-        score = block.scores(gallery, border.score)
+        score = block.scores(gallery.index, border.score.name)
         distance = np.abs(score - border.threshold)
         # The best of a few are a bound for the best of all: most rows need no second look.
         few = _members(gallery, block, block.everything[::_STRIDE])
@@ -190,7 +199,7 @@ def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np
         return rows, distance[rows], score[rows]
     rows = _members(gallery, block, block.everything)
     if gallery.score is not None:
-        score = block.scores(gallery, gallery.score)
+        score = block.scores(gallery.index, gallery.score.name)
         rows = rows[np.isfinite(score[rows])]
         rank = block.by_chance(f"{gallery.step} {gallery.score.name}", rows)
         return rows, rank, score[rows]

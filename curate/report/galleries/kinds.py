@@ -17,6 +17,7 @@ from filters import Filter
 SHOWN = 8  # samples of one gallery
 SHOWN_OF_RUN = 24  # of those that the run kept
 REASONS = 20  # of one step that have a gallery, the commonest first
+MEASURED = 200_000  # samples of a side among which the nearest to what is measured are found
 _VALUES = 4  # scores that are said of those that the run kept
 
 
@@ -29,6 +30,7 @@ class Border:
 
     score: Deciding
     threshold: float
+    share: float = 1.0  # of the samples, by uid hash, that are looked at
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _of_step(facts: Facts, index: int, own: list[Look]) -> Iterator[Gallery]:
     reasons = _reasons(facts.counts, step.name) if is_filter(step) else {}
     bordered: set[str] = set()
     for look in own:
-        yield from _at_thresholds(look, names)
+        yield from _at_thresholds(facts, look, names)
         if look.filter == step.name:
             bordered |= {reason for score in look.scores for reason in score.thresholds}
             near = {reason for score in look.deciding for reason in score.thresholds}
@@ -92,13 +94,25 @@ def _of_run(facts: Facts, found: list[Look]) -> Gallery:
     return Gallery(len(steps), None, None, None, "kept", names[:_VALUES])
 
 
-def _at_thresholds(look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
-    sides: tuple[Side, Side] = ("kept", "removed")
+def _at_thresholds(facts: Facts, look: Look, names: tuple[str, ...]) -> Iterator[Gallery]:
     for score in look.deciding:
         for reason, threshold in score.thresholds.items():
-            border = Border(score, float(threshold))
-            for side in sides:
+            for side, rows in _sides(facts, look, reason):
+                # What is measured is measured anew: of so many, some are as near as any.
+                share = min(1.0, MEASURED / max(rows, 1)) if score.value is not None else 1.0
+                border = Border(score, float(threshold), share)
                 yield Gallery(look.index, look.step, look.filter, reason, side, names, border)
+
+
+def _sides(facts: Facts, look: Look, reason: str) -> list[tuple[Side, int]]:
+    """How many rows the step of a filter kept, and how many it removed for a reason."""
+    later = {step.name for step in facts.plan.steps[look.index + 1 :]}
+    counts = facts.counts
+    kept = counts.filter(pl.col("step").is_null() | pl.col("step").is_in(later))
+    removed = counts.filter(pl.col("step") == look.step)
+    if look.filter == look.step:  # any_of joins the reasons of its filters
+        removed = removed.filter(pl.col("reason") == reason)
+    return [("kept", int(kept["rows"].sum())), ("removed", int(removed["rows"].sum()))]
 
 
 def _reasons(counts: pl.DataFrame, step: str) -> dict[str, int]:

@@ -44,8 +44,14 @@ class Gallery(Part):
         description="random: by uid hash; nearest: to the threshold; decile: by uid hash among "
         "those of a tenth of the finite scores that reached the step"
     )
-    score: str | None = Field(description="the column of the threshold, or of the deciles")
+    score: str | None = Field(
+        description="what the threshold or the deciles are of: a column, or a measure of some"
+    )
     threshold: float | str | None
+    share: float = Field(
+        description="of those it is chosen from, by uid hash, that were looked at: less than 1 "
+        "for the nearest of many to what is measured anew"
+    )
     decile: int | None = Field(
         description="1 (lowest scores) to 10, as 10,000 scores drawn by uid hash tell (all, where "
         "there are no more); equal scores are in one, so some may be missing"
