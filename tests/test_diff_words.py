@@ -147,17 +147,25 @@ def test_intervals_widen_with_the_number_of_words_compared():
     assert quantile(1_000) == pytest.approx(4.055627, abs=1e-6)  # of a chance of 0.05 / 2000
 
 
-def test_a_difference_of_means_covers_the_truth_as_often_as_it_says():
-    """Samples on both sides make the interval narrower, and it still holds."""
+@pytest.mark.parametrize(
+    ("sizes", "deviations"),
+    [
+        ((300, 60, 140), (1, 1, 1)),  # samples on both sides make it narrower
+        ((0, 400, 100), (1, 1, 3)),  # the smaller side deviates more: pooled, it is too narrow
+        ((0, 100, 400), (1, 1, 3)),
+        ((200, 0, 600), (2, 1, 2)),  # one side is part of the other
+    ],
+)
+def test_a_difference_of_means_covers_the_truth_as_often_as_it_says(sizes, deviations):
     draw = np.random.default_rng(0)
-    covered, trials = 0, 400
+    covered, trials = 0, 600
     for _ in range(trials):
-        both, only_a, only_b = (draw.normal(size=n) for n in (300, 60, 140))
+        both, only_a, only_b = map(draw.normal, (0, 0, 0), deviations, sizes)
         sides = (exact_sums(np.append(both, only)) for only in (only_a, only_b))
         found = standardised(*sides, len(both))
         assert found is not None
         covered += found[1] <= 0.0 <= found[2]
-    assert 0.92 < covered / trials < 0.98
+    assert 0.93 < covered / trials < 0.97
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0]])

@@ -2,34 +2,22 @@
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import polars as pl
 import pytest
 from metadata_pool import write_metadata
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from tiny_pool import Reported, draw, tar_pool, write_shards
+from visits import CAPTIONS, HIT, Visit, is_well, visit
 
 from curate.page.render import render
 from curate.page.texts import count, share
 
-CHROMIUM = Path("/usr/bin/chromium")
-WIDTHS = (1280, 390)  # px: a desk and a phone
-MOST_BYTES = 10_000_000
-HIT = "window.hit = 1"
-CAPTIONS = (
-    f"<script>{HIT}</script> is a caption",
-    f'"\'><img src=x onerror="{HIT}"> is another',
-    f"</script><script>{HIT}</script> ends a script",
-    f"javascript:{HIT}",
-    f"<svg onload='{HIT}'> {{{{ 7 * 7 }}}} var(--kept)",
-)
 STEPS = (
     {"caption": {"min_words": 2}},
     {"image_file": {}},
@@ -43,83 +31,6 @@ STEPS = (
     },
     {"clip_score": {"name": "top", "column": "score", "top_fraction": 0.5, "of": "survivors"}},
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists() and not os.environ.get("CI"):
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
-
-
-@dataclass
-class Visit:
-    """A page that is open, and all that went wrong with it."""
-
-    page: Page
-    asked: list[str] = field(default_factory=list)  # URLs
-    wrong: list[str] = field(default_factory=list)  # errors, warnings, broken rules of the policy
-
-    def texts(self, selector: str) -> list[str]:
-        """The texts of all elements, blanks made one."""
-        found = self.page.locator(selector).all_text_contents()
-        return [" ".join(text.split()) for text in found]
-
-    def text(self) -> str:
-        return " ".join(self.page.locator("body").inner_text().split())
-
-    def draw_all(self) -> None:
-        """Draw the charts that are not in view yet, as printing does."""
-        self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        drawn = "[...document.querySelectorAll('[data-chart]')].every(e => e.querySelector('svg'))"
-        self.page.wait_for_function(drawn)
-
-    def overflow(self) -> int:
-        """Pixels by which something sticks out sideways."""
-        return self.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-
-
-@contextmanager
-def visit(browser: Browser, file: Path) -> Iterator[Visit]:
-    """Open a file with the network cut; whatever it asks for is noted, and refused."""
-    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    found = Visit(page)
-    page.on("request", lambda request: found.asked.append(request.url))
-    page.on("pageerror", lambda error: found.wrong.append(str(error)))
-    page.on("console", lambda said: found.wrong.append(f"{said.type}: {said.text}"))
-    page.route("**/*", lambda route: route.continue_() if _own(route, file) else route.abort())
-    page.add_init_script(
-        "document.addEventListener('securitypolicyviolation',"
-        " (found) => console.error(`policy: ${found.violatedDirective} ${found.blockedURI}`))"
-    )
-    page.goto(file.as_uri())
-    yield found
-    context.close()
-
-
-def _own(route, file: Path) -> bool:
-    return route.request.url == file.as_uri() or route.request.url.startswith("data:")
-
-
-def is_well(found: Visit, file: Path) -> None:
-    """Nothing went wrong, nothing was fetched, nothing ran or sticks out, light or dark."""
-    found.draw_all()
-    for scheme in ("light", "dark"):
-        found.page.emulate_media(color_scheme=scheme)
-        for width in WIDTHS:
-            found.page.set_viewport_size({"width": width, "height": 900})
-            assert found.overflow() == 0, (scheme, width)
-    found.draw_all()
-    assert found.wrong == []
-    assert [url for url in found.asked if not url.startswith("data:")] == [file.as_uri()]
-    assert found.page.evaluate("window.hit") is None
-    assert file.stat().st_size < MOST_BYTES
 
 
 def page_of(pipeline: Reported) -> Path:
@@ -204,6 +115,69 @@ def test_a_threshold_table_keeps_what_it_says(opened, report):
         edge = round((float(threshold) - low) / (high - low) * len(both))
         assert int(kept.split()[0]) == sum(both[edge:])
         assert sum(both[edge:]) / sum(both) == pytest.approx(wanted, abs=0.05)
+
+
+def rows_of(opened: Visit, selector: str) -> list[list[str]]:
+    """The cells of each row of the tables' bodies, unfolded or not, as text."""
+    rows = opened.page.locator(f"{selector} tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    return [[" ".join(cell.split()) for cell in row] for row in rows]
+
+
+def test_the_numbers_of_every_histogram_are_those_of_the_report(opened, report):
+    figures = opened.page.locator("#filters figure.histogram")
+    assert figures.count() == len(report["histograms"]) >= 5
+    for number, histogram in enumerate(report["histograms"]):
+        assert histogram["column"] in figures.nth(number).locator("figcaption").inner_text()
+        rows = figures.nth(number).locator("details tbody tr")
+        cells = [row.locator("td").all_text_contents() for row in rows.all()]
+        assert len(cells) == 50
+        for place, side in ((2, "kept"), (3, "removed")):
+            bars = [sum(histogram[side][first : first + 4]) for first in range(0, 200, 4)]
+            assert [row[place] for row in cells] == [count(bar) for bar in bars]
+
+
+def test_who_is_in_it_is_said_in_the_numbers_of_the_report(opened, report):
+    makeup = report["makeup"]
+    articles = opened.page.locator("#makeup .halves > article")
+    assert articles.count() == sum(len(makeup[part]) for part in ("words", "numbers", "scores"))
+    expected = []
+    for one in makeup["words"]:
+        found = [[v["reached"][0], v["reached"][-1]] for v in one["values"]]
+        expected.append([*found, *([[one["rest"][0], one["rest"][-1]]] if one["rest"][0] else [])])
+    for one in makeup["numbers"]:
+        pairs = zip(one["reached"][0], one["reached"][-1], strict=True)
+        expected.append([list(pair) for pair in pairs if any(pair)])
+    assert sum(len(rows) for rows in expected) > 20
+    for number, rows in enumerate(expected):
+        told = articles.nth(number).locator("details tbody tr")
+        cells = [row.locator("td").all_text_contents() for row in told.all()]
+        assert [[row[-4], row[-2]] for row in cells] == [list(map(count, row)) for row in rows]
+    for number, one in enumerate(makeup["scores"], start=len(expected)):
+        told = articles.nth(number).locator("details tbody tr")
+        cells = [row.locator("td").all_text_contents() for row in told.all()]
+        assert [row[1] for row in cells] == [count(group["rows"]) for group in one["groups"]]
+
+
+def test_what_filters_do_alone_is_said_in_the_numbers_of_the_report(opened, report):
+    probe = report["probe"]
+    told = {row[0]: row for row in rows_of(opened, "#alone table.alone")}
+    filters = [step["name"] for step in report["steps"] if step["role"] == "filter"]
+    assert list(told) == filters
+    assert len(probe["filters"]) >= 2
+    for one in probe["filters"]:
+        for cell, name in ((2, "alone"), (3, "only")):
+            said = share(one[name]["count"], one[name]["rows"])
+            assert told[one["filter"]][cell].startswith(said)
+    for one in probe["not_measured"]:
+        assert told[one["filter"]][2:] == ["not measured"]
+
+
+def test_sources_of_the_pool_are_counted(opened, report):
+    [row] = rows_of(opened, "#pool")
+    [source] = report["pool"]["sources"]
+    assert row[2:] == [count(source[name]) for name in ("files", "shards", "rows")]
 
 
 def test_galleries_show_the_samples_of_the_report(opened, report):

@@ -103,8 +103,10 @@ def wilson(part: np.ndarray, whole: int) -> tuple[np.ndarray, np.ndarray]:
 def standardised(a: ExactSums, b: ExactSums, shared: int) -> tuple[float, float, float] | None:
     """Cohen's d of A against B, and both ends of its interval; None where nothing deviates.
 
-    The variance is Hedges and Olkin's (1985, p. 86), (1/n + 1/m + d^2 / 2(n + m)), less 2 s / (n m)
-    for the s samples that are on both sides: they move both means alike.
+    The variance is Hedges and Olkin's (1985, p. 86), (1/n + 1/m + d^2 / 2(n + m)), but that each
+    side has its own variance over the pooled one, v and w: v/n + w/m, for sides that deviate
+    differently. Of the s samples that are on both sides each moves both means, by 1/n - 1/m of
+    itself: (n - s) v/n^2 + (m - s) w/m^2 + s (1/n - 1/m)^2.
 
     Args:
         a: The values of the samples of A.
@@ -120,6 +122,8 @@ def standardised(a: ExactSums, b: ExactSums, shared: int) -> tuple[float, float,
     if not math.isfinite(value):
         return None
     shared = min(shared, n, m)
-    variance = max(0.0, (n + m - 2 * shared) / (n * m)) + value * value / (2 * (n + m))
+    v, w = ((side.deviation() / pooled) ** 2 for side in (a, b))
+    means = (n - shared) * v / n**2 + (m - shared) * w / m**2 + shared * (1 / n - 1 / m) ** 2
+    variance = means + value * value / (2 * (n + m))
     reach = quantile() * math.sqrt(variance)
     return value, value - reach, value + reach

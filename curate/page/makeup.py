@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from curate.page.texts import brief, many, visible
@@ -139,6 +140,10 @@ def _numbers(one: dict[str, Any], titles: dict[tuple[str, str], str]) -> dict[st
         "kept": sum(kept) + one["missing"][-1],
         "pool_bins": pool,
         "kept_bins": kept,
+        "table": [
+            {"from": low, "to": high, "pool": before, "kept": after}
+            for (low, high), before, after in zip(pairwise(one["edges"]), pool, kept, strict=True)
+        ],
         "without": (one["missing"][0], one["missing"][-1]),
     }
 
