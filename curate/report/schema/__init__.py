@@ -103,13 +103,13 @@ __all__ = [
     "Words",
 ]
 
-SCHEMA_VERSION = 2  # rises when a field changes its meaning or goes
+SCHEMA_VERSION = 3  # rises when a field comes, goes or changes its meaning
 
 
 class Report(Part):
     """The whole."""
 
-    schema_: Literal[2] = Field(alias="schema")
+    schema_: Literal[3] = Field(alias="schema")
     name: str
     seed: int
     made_with: dict[str, str] = Field(description="{package: version} of what decides")
