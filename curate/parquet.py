@@ -61,7 +61,7 @@ class _Sink(io.RawIOBase):
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def writable(self) -> bool:
         return True
@@ -69,7 +69,7 @@ class _Sink(io.RawIOBase):
     def write(self, data: Any) -> int:
         try:
             return self._handle.write(data)
-        except Exception as error:
+        except BaseException as error:
             self.failure = error
             raise
 

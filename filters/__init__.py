@@ -103,7 +103,7 @@ class Measure:
 
     name: str  # as a report says it: `caption: words`
     value: pl.Expr
-    at_least: tuple[str, float] | None = None  # (reason of those below, the lowest that passes)
+    at_least: tuple[str, float] | None = None  # (reason of those below, the limit)
     at_most: tuple[str, float] | None = None
 
     @property

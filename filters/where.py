@@ -58,13 +58,33 @@ class Where(RowFilter):
         if found is None:
             return Shown(self.needs(), {})
         value, limit, at_least = found
-        written = _COMPARISON.fullmatch(self.sql)
-        name = written[1] if written else str(value)
+        name = _left(self.sql)
         limits = {"at_least" if at_least else "at_most": ("false", limit)}
         return Shown(self.needs(), {}, measures=(Measure(name, value, **limits),))
 
 
-_COMPARISON = re.compile(r"\s*([^<>=]*[^<>=\s])\s*[<>]=?[^<>=]*")  # what is before the only sign
+_COMPARISON = re.compile(r"([^<>=]*[^<>=\s])\s*[<>]=?[^<>=]*")  # what is before the only sign
+
+
+def _left(sql: str) -> str:
+    """What a comparison compares, as it is written; all of it where that is hard to tell."""
+    sql = sql.strip()
+    while sql.startswith("(") and sql.endswith(")") and _balanced(sql[1:-1]):
+        sql = sql[1:-1].strip()
+    found = _COMPARISON.fullmatch(sql)
+    return found[1] if found and _balanced(found[1]) else sql
+
+
+def _balanced(text: str) -> bool:
+    """Whether every parenthesis has its other half."""
+    depth = 0
+    for mark in re.findall(r"[()]", text):
+        depth += 1 if mark == "(" else -1
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 _LEAST = {"Gt": True, "GtEq": True, "Lt": False, "LtEq": False}
 
 
@@ -85,7 +105,7 @@ def _comparison(expression: pl.Expr) -> tuple[pl.Expr, float, bool] | None:
     sides = expression.meta.pop()
     values = [side for side in sides if side.meta.root_names()]
     numbers = [side for side in sides if not side.meta.root_names()]
-    if len(values) != 1 or len(numbers) != 1 or "Literal" in _first(tree):
+    if len(values) != 1 or len(numbers) != 1 or not _named(_first(tree)):
         return None
     limit = pl.select(numbers[0]).item()
     if isinstance(limit, bool) or not isinstance(limit, (int, float, Decimal)):
@@ -102,6 +122,10 @@ def _first(tree: Any) -> dict[str, Any]:
 
 def _columns(expression: pl.Expr) -> list[str]:
     """Full column names of an expression: a struct's fields where it reads fields."""
+    return _named(_tree(expression))
+
+
+def _named(tree: object) -> list[str]:
     found: list[str] = []
 
     def walk(node: object, field: str | None = None) -> None:
@@ -119,7 +143,7 @@ def _columns(expression: pl.Expr) -> list[str]:
             for value in node.values():
                 walk(value)
 
-    walk(_tree(expression))
+    walk(tree)
     return found
 
 

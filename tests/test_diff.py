@@ -175,7 +175,13 @@ def test_histograms_count_every_kept_sample_and_effects_are_those_of_the_formula
     n, m, shared = len(a), len(b), (kept["a"] & kept["b"]).sum()
     pooled = np.sqrt((n * a.var() + m * b.var()) / (n + m - 2))
     d = (a.mean() - b.mean()) / pooled
-    error = np.sqrt(1 / n + 1 / m - 2 * shared / (n * m) + d**2 / (2 * (n + m)))
+    both, *only = (
+        values[kept["a"] & kept["b"]],
+        *(values[kept[x] & ~kept[y]] for x, y in ("ab", "ba")),
+    )
+    u, v, w = ((len(x) * x.var() / pooled**2 + 10) / (len(x) + 9) for x in (both, *only))
+    means = (n - shared) * v / n**2 + (m - shared) * w / m**2 + shared * u * (1 / n - 1 / m) ** 2
+    error = np.sqrt(means + d**2 / (2 * (n + m)))
     assert score["d"]["value"] == pytest.approx(d)
     assert score["d"]["low"] == pytest.approx(d - 1.959964 * error)
     below = [(a < edge).mean() - (b < edge).mean() for edge in edges]

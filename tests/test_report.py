@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from curate import chance
 from curate import fates as verdict
 from curate.check import compile_pipeline
 from curate.columns import Column
+from curate.explanation import explain
+from curate.explanation.picture import Wish
 from curate.page.charts.scores import curve_of
 from curate.page.render import render
 from curate.page.texts import share, visible
@@ -186,7 +189,7 @@ def test_what_filters_measure_is_drawn_with_its_limits(report, fates, samples):
             h for h in report["histograms"] if (h["step"], h["column"]) == (step, column)
         ]
         assert histogram["thresholds"] == threshold
-        assert (histogram["keeps"], histogram["alone"]) == ("high", True)
+        assert (histogram["keeps"], histogram["alone"]) == ("high", step != "any_of")
         index = NAMES.index(step)
         there = np.array(values)
         came = fates["stop"].to_numpy() >= index
@@ -237,6 +240,39 @@ def test_a_filter_of_two_rules_says_what_each_would_let_pass(tmp_path):
     text = text_of(pipeline)
     assert "To let pass, other rules aside, a share of the" in text
     assert "To keep a share" not in text
+
+
+def test_conditions_over_dates_and_text_have_no_distribution(tmp_path):
+    days = [date(2020, 1, 1 + n % 28) for n in range(40)]
+    texts = [str(n) if n % 3 else "ABC" for n in range(40)]
+    frame = {"uid": [f"{n:032x}" for n in range(40)], "url": [f"http://h/{n}" for n in range(40)],
+             "text": texts, "day": days, "size": list(range(40))}  # fmt: skip
+    (tmp_path / "in").mkdir()
+    pl.DataFrame(frame).write_parquet(tmp_path / "in" / "0.parquet")
+    conditions = {"days": "day > 18270", "texts": "upper(caption) > 1.5", "sizes": "size * 2 > 30"}
+    steps = [{"where": {"name": name, "sql": sql}} for name, sql in conditions.items()]
+    pipeline = Reported(tmp_path, {"metadata": str(tmp_path / "in"), "arrays": "none"}, steps)
+    report = pipeline.run().report
+    assert [h["column"] for h in report["histograms"]] == ["size * 2"]
+    for uid in frame["uid"][:4]:
+        [sample] = explain(str(pipeline.work), uid, Wish(), LocalRunner(1)).samples
+        rules = {rule.reason for step in sample.steps for one in step.filters for rule in one.rules}
+        assert rules <= {"false"}
+
+
+def test_what_was_removed_for_want_of_a_number_is_shown(tmp_path):
+    drawn = [replace(s, caption="x" if n < 4 else f"words {n}") for n, s in enumerate(draw(20))]
+    sql = "sqrt(case when caption = 'x' then -1.0 else 4.0 end) < 3"
+    pipeline = finished(tmp_path, drawn, [{"where": {"name": "w", "sql": sql}}])
+    shown = [
+        s
+        for g in report_of(pipeline)["examples"]
+        if (g["step"], g["side"]) == ("w", "removed")
+        for s in g["samples"]
+    ]
+    assert [s["values"]["caption"] for s in shown] == ["x"] * 4
+    assert [s["score"] for s in shown] == [None] * 4
+    assert "Just removed" in text_of(pipeline)
 
 
 def test_a_brief_report_measures_nothing_anew(tmp_path):

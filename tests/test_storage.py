@@ -152,6 +152,12 @@ def test_a_file_moves_into_a_new_folder_and_over_another_file(root):
         assert storage.read(target) == url.encode()
     with pytest.raises(StorageError, match=r"c\.bin|a\.bin"):
         storage.move(first, target)
+    odd, beside = storage.join(root, "f?.bin"), storage.join(root, "f1.bin")
+    for url in (odd, beside):
+        storage.commit(url, url.encode())
+    storage.move(odd, target)
+    assert storage.read(target) == odd.encode()
+    assert storage.read(beside) == beside.encode()
 
 
 def test_remove_takes_files_folders_and_nothing(root):

@@ -61,6 +61,25 @@ def test_a_home_that_cannot_be_written_to_costs_time_only(
     assert vega.bundle() == "draw();\r\n"
 
 
+@pytest.mark.parametrize("folder", ["~/.cache/curate", None])
+def test_who_has_no_home_has_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    def found(_: str) -> str:
+        if folder is None:
+            raise RuntimeError("could not determine the home directory")
+        return folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", found)
+    vega.bundle.cache_clear()
+    made = counted(monkeypatch)
+    assert vega.bundle() == "draw();\r\n"
+    vega.bundle.cache_clear()
+    assert len(made) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_real_script_survives_the_cache(kept_in: Path) -> None:
     made = vega.bundle()
     vega.bundle.cache_clear()

@@ -252,9 +252,7 @@ def distribution(
 ) -> Json:
     """The section of one column."""
     a, b = sided["a"], sided["b"]
-    whole = [(side.sums[0] + side.sums[1]).finite for side in (a, b)]
-    shared = min(a.sums[0].finite.count, b.sums[0].finite.count)
-    d = standardised(whole[0], whole[1], shared)
+    d = standardised(*((side.sums[0].finite, side.sums[1].finite) for side in (a, b)))
     return {
         "column": column,
         **drawn,

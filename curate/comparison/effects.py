@@ -11,6 +11,7 @@ import numpy as np
 from curate.features._exact_sums import ExactSums
 
 CONFIDENCE = 0.95
+PRIOR_SAMPLES = 10  # what the pooled variance is worth beside that of a part
 PRIOR = 500.0  # captions that the prior is worth, but no more than the smaller side has
 
 
@@ -100,30 +101,41 @@ def wilson(part: np.ndarray, whole: int) -> tuple[np.ndarray, np.ndarray]:
     return (middle - half) / scale, (middle + half) / scale
 
 
-def standardised(a: ExactSums, b: ExactSums, shared: int) -> tuple[float, float, float] | None:
+Side = tuple[ExactSums, ExactSums]  # of the samples that the other side has too, and of the rest
+
+
+def standardised(a: Side, b: Side) -> tuple[float, float, float] | None:
     """Cohen's d of A against B, and both ends of its interval; None where nothing deviates.
 
     The variance is Hedges and Olkin's (1985, p. 86), (1/n + 1/m + d^2 / 2(n + m)), but that each
-    side has its own variance over the pooled one, v and w: v/n + w/m, for sides that deviate
-    differently. Of the s samples that are on both sides each moves both means, by 1/n - 1/m of
-    itself: (n - s) v/n^2 + (m - s) w/m^2 + s (1/n - 1/m)^2.
+    part of the samples has its own variance over the pooled one, and that a sample on both sides
+    moves both means, by 1/n - 1/m of itself: of the s shared ones of n and m, (n - s) v/n^2 +
+    (m - s) w/m^2 + s u (1/n - 1/m)^2. The variance of a few samples is hardly known: it is taken
+    for a mean with PRIOR_SAMPLES of the pooled variance.
 
     Args:
         a: The values of the samples of A.
         b: The same of B.
-        shared: Samples that are on both sides.
     """
-    n, m = a.count, b.count
+    whole = a[0] + a[1], b[0] + b[1]
+    n, m = (one.count for one in whole)
     if n + m < 3 or not n or not m:
         return None
     parts = (math.sqrt(count / (n + m - 2)) for count in (n, m))
-    pooled = math.hypot(*(w * s.deviation() for w, s in zip(parts, (a, b), strict=True)))
-    value = (a.mean() - b.mean()) / pooled if pooled > 0 else math.nan
+    pooled = math.hypot(*(w * s.deviation() for w, s in zip(parts, whole, strict=True)))
+    value = (whole[0].mean() - whole[1].mean()) / pooled if pooled > 0 else math.nan
     if not math.isfinite(value):
         return None
-    shared = min(shared, n, m)
-    v, w = ((side.deviation() / pooled) ** 2 for side in (a, b))
-    means = (n - shared) * v / n**2 + (m - shared) * w / m**2 + shared * (1 / n - 1 / m) ** 2
-    variance = means + value * value / (2 * (n + m))
-    reach = quantile() * math.sqrt(variance)
+    shared = min(a[0].count, b[0].count)
+    means = (n - shared) * _variance(a[1], pooled) / n**2
+    means += (m - shared) * _variance(b[1], pooled) / m**2
+    both = (_variance(a[0], pooled) + _variance(b[0], pooled)) / 2
+    means += shared * both * (1 / n - 1 / m) ** 2
+    reach = quantile() * math.sqrt(means + value * value / (2 * (n + m)))
     return value, value - reach, value + reach
+
+
+def _variance(part: ExactSums, pooled: float) -> float:
+    """The variance of some samples over the pooled one."""
+    own = (part.deviation() / pooled) ** 2 if part.count else 0.0
+    return (part.count * own + PRIOR_SAMPLES) / max(part.count - 1 + PRIOR_SAMPLES, 1)

@@ -61,7 +61,7 @@ def _rules(filter_: Filter, state: State, batch: Batch, reason: str | None) -> I
         measures = {name: one for one in filter_.shows(state).measures for name in one.limits}
         for name, rule in filter_.passes().items():
             if name in measures:
-                yield _measured(measures[name], name, rule, batch.frame)
+                yield from _measured(measures[name], name, rule, batch.frame)
             else:
                 yield from _of_rule(name, rule, batch.frame)
     elif isinstance(filter_, Top):
@@ -87,11 +87,13 @@ def _of_rule(reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Iterator[Rule]:
         yield _rule(reason, math.nan if value is None else float(value), threshold, passed=passed)
 
 
-def _measured(measure: Measure, reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Rule:
-    """A rule on what the filter measures of its columns."""
-    value, passed = frame.select(value=measure.value, passed=rule).row(0)
-    number = math.nan if value is None else float(value)
-    return _rule(reason, number, measure.limits[reason], passed=passed)
+def _measured(measure: Measure, reason: str, rule: pl.Expr, frame: pl.DataFrame) -> Iterator[Rule]:
+    """A rule on what the filter measures of its columns, where that is a number."""
+    found = frame.select(value=measure.value, passed=rule)
+    if found.schema["value"].is_numeric():
+        value, passed = found.row(0)
+        number = math.nan if value is None else float(value)
+        yield _rule(reason, number, measure.limits[reason], passed=passed)
 
 
 def _told(name: str, reason: str | None) -> bool | None:

@@ -25,14 +25,25 @@ def bundle() -> str:
 
     vega_lite = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     name = f"vega-lite-{vega_lite}-vl-convert-{version('vl-convert-python')}.js"
-    file = Path(platformdirs.user_cache_dir("curate")) / name
-    script = _kept(file)
+    folder = _cache_folder()
+    if folder is None:
+        return _made(vega_lite)
+    script = _kept(folder / name)
     if script is None:
         script = _made(vega_lite)
         # A home that cannot be written to: the next process makes it again.
         with contextlib.suppress(StorageError):
-            storage.commit(str(file), f"{_digest(script)}\n{script}".encode())
+            storage.commit(str(folder / name), f"{_digest(script)}\n{script}".encode())
     return script
+
+
+def _cache_folder() -> Path | None:
+    """The user's; None for one who has no home, as in some containers."""
+    try:
+        folder = Path(platformdirs.user_cache_dir("curate"))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def _made(vega_lite: str) -> str:

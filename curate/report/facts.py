@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
 
-from curate.columns import Span
+from curate.columns import Registry, Span
 from curate.compiled import Compiled
 from curate.decide import shown_by
 from curate.fates import START, Fates
 from curate.pools.pool import Pool
-from filters import Shown
+from filters import Shown, structured
 
 Extent = Literal["whole", "brief"]
 
@@ -76,15 +76,16 @@ class Look:
         shown = self.shown
         only = len(shown.scores) == 1
         limits = shown.thresholds if only else {}
-        return [Deciding(name, (name,), limits, shown.keeps, only) for name in shown.scores]
+        alone = only and self.filter == self.step
+        return [Deciding(name, (name,), limits, shown.keeps, alone) for name in shown.scores]
 
     @property
     def deciding(self) -> list[Deciding]:
         """All numbers that it decides by."""
         measures = self.shown.measures
-        limits = sum(len(one.limits) for one in measures)
+        alone = sum(len(one.limits) for one in measures) == 1 and self.filter == self.step
         made = [
-            Deciding(one.name, self.shown.columns, one.limits, one.keeps, limits == 1, one.value)
+            Deciding(one.name, self.shown.columns, one.limits, one.keeps, alone, one.value)
             for one in measures
         ]
         return [*self.scores, *made]
@@ -94,10 +95,30 @@ def looks(facts: Facts) -> list[Look]:
     """Every filter in order, those inside any_of by themselves."""
     states = dict(facts.states)
     return [
-        Look(index, step.name, name, shown)
+        Look(index, step.name, name, _of_numbers(shown, facts.plan.registries[index]))
         for index, step in enumerate(facts.plan.steps)
         for name, shown in shown_by(step, states).items()
     ]
+
+
+def _of_numbers(shown: Shown, registry: Registry) -> Shown:
+    """Without what is no number: a condition may compare dates, or text."""
+    if not shown.measures:
+        return shown
+    held = {name: registry[name].dtype.partition("(")[0] for name in shown.columns}
+    empty = {name: pl.Series(name, [], _SIMPLE.get(held[name], pl.Null)) for name in held}
+    frame = structured(empty, 0)
+    numbers = (one for one in shown.measures if frame.select(one.value).dtypes[0].is_numeric())
+    return replace(shown, measures=tuple(numbers))
+
+
+_SIMPLE: dict[str, Any] = {
+    str(kind): kind
+    for kind in (
+        pl.Boolean, pl.String, pl.Date, pl.Float32, pl.Float64, pl.Int8, pl.Int16, pl.Int32,
+        pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64,
+    )
+}  # fmt: skip
 
 
 def stops(plan: Compiled, found: Fates) -> np.ndarray:

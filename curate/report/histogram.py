@@ -141,7 +141,7 @@ def _table(values: np.ndarray, removed: np.ndarray) -> _Table | None:
     if not len(numbers):
         return _Table(0, np.zeros((2, 0), dtype=np.int64), beside)
     low, high = numbers.min(), numbers.max()
-    if high - low >= _WIDEST or (np.rint(numbers) != numbers).any():
+    if high / 2 - low / 2 >= _WIDEST / 2 or (np.rint(numbers) != numbers).any():
         return None
     width = int(high - low) + 1
     places = (numbers - low).astype(np.int64) + width * out

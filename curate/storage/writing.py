@@ -191,7 +191,8 @@ def move(url: str, target: str) -> None:
         return
     system, path = file_system(url)
     with named(target, "written"):
-        system.mv(path, file_system(target)[1])
+        system.cp_file(path, file_system(target)[1])  # `mv` takes `?` and `[` for patterns
+        system.rm_file(path)
 
 
 def remove(url: str) -> None:

@@ -187,7 +187,10 @@ def _ranked(gallery: Gallery, block: _Block) -> tuple[np.ndarray, np.ndarray, np
     if border is not None and border.score.value is not None:
         rows = block.drawn(_members(gallery, block, block.everything), border.share)
         score = block.measured.of(gallery.index, border.score, rows)
-        return rows, np.abs(score - border.threshold), score
+        distance = np.abs(score - border.threshold)
+        if gallery.side == "removed":  # for want of a number, maybe: these are the farthest
+            distance[np.isnan(distance)] = np.inf
+        return rows, distance, score
     if border is not None:
         score = block.scores(gallery.index, border.score.name)
         distance = np.abs(score - border.threshold)
