@@ -168,10 +168,12 @@ def test_histogram_counts_every_sample_that_reached_the_step(report, fates, name
 
 
 def counted(values: np.ndarray, histogram: dict) -> list[int]:
-    """How many of some values are in each bin of a histogram."""
-    low, high = histogram["low"], histogram["high"]
-    places = ((values - low) / (high - low) * 200).astype(int).clip(max=199)
-    return np.bincount(places, minlength=200).tolist()
+    """How many of some whole numbers are in each bin of a histogram."""
+    first, last = histogram["ends"]
+    assert histogram["whole"]
+    assert (first + 0.5, (last - first) % len(histogram["kept"])) == (histogram["low"], 0)
+    edges = np.linspace(first, last, len(histogram["kept"]) + 1)
+    return np.histogram(values, edges)[0].tolist()
 
 
 def test_what_filters_measure_is_drawn_with_its_limits(report, fates, samples):
@@ -689,12 +691,29 @@ def test_whole_numbers_counted_one_by_one_are_in_the_bins_of_two_passes(drawn, p
     first, second = (
         histogram._table(values[part], removed[part]) for part in (slice(place), slice(place, None))
     )
-    table = first.plus(second)
-    places = histogram._places(values, low, high)
-    expected = [
-        np.bincount(places[removed == side], minlength=BINS + 2).tolist() for side in (False, True)
-    ]
-    assert table.binned(low, high).tolist() == expected
+    drawn = first.plus(second).drawn()
+    assert drawn["ends"] == ([low - 0.5, high + 0.5] if len(finite) else None)
+    bins = np.arange(low, high + 1) if len(finite) else np.full(BINS, np.nan)
+    for side, own in (("kept", values[~removed]), ("removed", values[removed])):
+        assert drawn[side] == [np.count_nonzero(own == number) for number in bins]
+        assert drawn["infinite"][side] == np.isinf(own).sum()
+        assert drawn["unscored"][side] == np.isnan(own).sum()
+
+
+@given(numbers=st.lists(st.integers(-300, 3000), min_size=1), low=st.integers(-1000, 1000))
+def test_bins_of_whole_numbers_hold_as_many_each(numbers, low):
+    values = np.array(numbers, dtype=np.float64) + low
+    drawn = histogram._table(values, np.zeros(len(values), dtype=bool)).drawn()
+    first, last = drawn["ends"]
+    width = (last - first) / len(drawn["kept"])
+    assert width == int(width)
+    assert len(drawn["kept"]) <= BINS
+    assert last - width < values.max() < last
+    assert first + 0.5 == values.min()
+    assert (
+        drawn["kept"]
+        == np.histogram(values, first + width * np.arange(len(drawn["kept"]) + 1))[0].tolist()
+    )
 
 
 def test_fractions_and_numbers_far_apart_take_two_passes():

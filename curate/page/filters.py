@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,8 @@ def _stays(histogram: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for share in SHARES:
         threshold, rows = min(curve, key=lambda at: (abs(at[1] / whole - share), -at[0]))
+        if histogram["whole"]:
+            threshold = (math.floor if histogram["keeps"] == "low" else math.ceil)(threshold)
         found.append({"wanted": share, "threshold": threshold, "rows": rows, "of": whole})
     return found
 

@@ -63,28 +63,45 @@ def draw(facts: Facts, runner: Runner, extent: Extent) -> list[dict[str, Any]]:
     counts = fold(runner.map(work, spans if left else [], "report"), np.add)
     if counts is None:
         counts = _no_counts(curves)
-    for number, table in first.tables.items():
-        if table is not None:
-            counts[number] = table.binned(*ranges[number])
-    histograms = []
-    for (look, deciding), (low, high), (kept, removed) in zip(found, ranges, counts, strict=True):
-        histograms.append(
-            {
-                "step": look.step,
-                "filter": look.filter,
-                "column": deciding.name,
-                "thresholds": {reason: plain(n) for reason, n in deciding.thresholds.items()},
-                "keeps": deciding.keeps,
-                "alone": deciding.alone,
-                "low": float(low) if low <= high else None,
-                "high": float(high) if low <= high else None,
-                "kept": kept[:BINS].tolist(),
-                "removed": removed[:BINS].tolist(),
-                "infinite": {"kept": int(kept[_INFINITE]), "removed": int(removed[_INFINITE])},
-                "unscored": {"kept": int(kept[_UNSCORED]), "removed": int(removed[_UNSCORED])},
-            }
+    drawn = [
+        _of_bins(ends, sides) if table is None else table.drawn()
+        for ends, sides, table in zip(
+            ranges, counts, map(first.tables.get, range(len(curves))), strict=True
         )
-    return histograms
+    ]
+    return [
+        {
+            "step": look.step,
+            "filter": look.filter,
+            "column": deciding.name,
+            "thresholds": {reason: plain(n) for reason, n in deciding.thresholds.items()},
+            "keeps": deciding.keeps,
+            "alone": deciding.alone,
+            "low": float(low) if low <= high else None,
+            "high": float(high) if low <= high else None,
+            **bins,
+        }
+        for (look, deciding), (low, high), bins in zip(found, ranges, drawn, strict=True)
+    ]
+
+
+def _of_bins(ends: tuple[float, ...], sides: np.ndarray) -> dict[str, Any]:
+    """The fields of a histogram that has BINS bins between the lowest and the highest value."""
+    return {
+        "whole": False,
+        "ends": list(ends) if ends[0] <= ends[1] else None,
+        "kept": sides[0][:BINS].tolist(),
+        "removed": sides[1][:BINS].tolist(),
+        **_beside(sides[:, BINS:]),
+    }
+
+
+def _beside(counts: np.ndarray) -> dict[str, Any]:
+    names = ("infinite", "unscored")
+    return {
+        name: {"kept": int(kept), "removed": int(removed)}
+        for name, (kept, removed) in zip(names, counts.T, strict=True)
+    }
 
 
 def _no_range(curves: list[Curve]) -> np.ndarray:
@@ -117,15 +134,25 @@ class _Table:
             counts[:, one.low - low : one.low - low + one.counts.shape[1]] += one.counts
         return _Table(low, counts, self.beside + other.beside)
 
-    def binned(self, low: float, high: float) -> np.ndarray:
-        """[2, BINS + 2] int64."""
-        found = np.zeros((2, BINS + 2), dtype=np.int64)
-        numbers = self.low + np.arange(self.counts.shape[1], dtype=np.float64)
-        places = _places(numbers, low, high)
-        for side in range(2):
-            np.add.at(found[side], places, self.counts[side])
-        found[:, BINS:] = self.beside
-        return found
+    def drawn(self) -> dict[str, Any]:
+        """The fields of a histogram whose bins hold as many whole numbers each."""
+        there = self.counts.shape[1]
+        if not there:
+            empty = np.zeros((2, BINS + 2), dtype=np.int64)
+            empty[:, BINS:] = self.beside
+            return {**_of_bins((np.inf, -np.inf), empty), "whole": True}
+        width = -(-there // BINS)
+        bins = -(-there // width)
+        filled = np.zeros((2, bins * width), dtype=np.int64)
+        filled[:, :there] = self.counts
+        kept, removed = filled.reshape(2, bins, width).sum(axis=2).tolist()
+        return {
+            "whole": True,
+            "ends": [self.low - 0.5, self.low - 0.5 + bins * width],
+            "kept": kept,
+            "removed": removed,
+            **_beside(self.beside),
+        }
 
 
 def _table(values: np.ndarray, removed: np.ndarray) -> _Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Literal
 
 import altair as alt
@@ -53,7 +54,8 @@ def bars_of(histogram: dict[str, Any]) -> list[dict[str, Any]]:
     """The histogram in BARS bars; none where nobody has a score.
 
     `from`, `to`, `kept` and `removed` there, and `stay`: how many a threshold there would keep, at
-    `from` where high scores stay, and at `to` where low ones do.
+    `from` where high scores stay, and at `to` where low ones do. `first` and `last` are the same
+    edges, but of whole numbers those between them.
     """
     if histogram["low"] is None:
         return []
@@ -64,11 +66,26 @@ def bars_of(histogram: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "from": edges[first],
             "to": edges[min(first + width, bins)],
+            "first": math.ceil(edges[first]) if histogram["whole"] else edges[first],
+            "last": _last(histogram, edges[min(first + width, bins)]),
             "stay": stay[min(first + width, bins) if histogram["keeps"] == "low" else first],
             **{side: sum(histogram[side][first : first + width]) for side in SIDES_OF},
         }
         for first in range(0, bins, width)
     ]
+
+
+def _last(histogram: dict[str, Any], edge: float) -> float:
+    """What stands for the upper edge of a bar."""
+    if not histogram["whole"]:
+        return edge
+    return float(min(math.floor(edge), histogram["high"]))  # the last bin may be filled in part
+
+
+def _range(bar: dict[str, Any]) -> str:
+    if bar["first"] == bar["last"]:
+        return f"{bar['first']:.6g}"
+    return f"{bar['first']:.4g} to {bar['last']:.4g}"
 
 
 def _stacked(histogram: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,7 +95,7 @@ def _stacked(histogram: dict[str, Any]) -> list[dict[str, Any]]:
             "to": bar["to"],
             "side": side,
             "samples": bar[side],
-            "range": f"{bar['from']:.4g} to {bar['to']:.4g}",
+            "range": _range(bar),
             "order": order,
         }
         for order, side in enumerate(SIDES_OF)
@@ -89,7 +106,7 @@ def _stacked(histogram: dict[str, Any]) -> list[dict[str, Any]]:
 
 def edges_of(histogram: dict[str, Any]) -> list[float]:
     """The edges of the bins; an only value gets a bin around it."""
-    low, high, bins = histogram["low"], histogram["high"], len(histogram["kept"])
+    (low, high), bins = histogram["ends"], len(histogram["kept"])
     if low == high:
         half = max(abs(low) * _ONE_VALUE, _ONE_VALUE)
         return [low - half, *([low + half] * bins)]

@@ -126,7 +126,14 @@ class Histogram(Part):
     alone: bool = Field(description="whether nothing but this score decides who stays")
     low: float | None = Field(description="the lowest finite score; null where there is none")
     high: float | None
-    kept: list[int] = Field(description="200 bins of equal width; the last has its upper edge too")
+    whole: bool = Field(description="whole numbers: the edges of the bins lie between them")
+    ends: list[float] | None = Field(
+        description="the lower edge of the first bin, and the last one"
+    )
+    kept: list[int] = Field(
+        description="bins of equal width, 200 or of whole numbers fewer; the last has its upper "
+        "edge too"
+    )
     removed: list[int]
     infinite: Sides
     unscored: Sides
